@@ -1,0 +1,3 @@
+"""Calico networking and policy for plain Docker."""
+
+__version__ = "0.1.0"

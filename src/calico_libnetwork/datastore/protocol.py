@@ -1,0 +1,139 @@
+"""What a datastore is: etcd v3's semantics, and no more of them than this project needs.
+
+One revision counter for the whole store: every successful transaction that writes takes the next one, and
+everything it wrote carries it. A key deleted and created anew starts again at version 1. Three implementations
+share one contract suite: ``memory`` (tests, demos), ``sqlite`` (one host), ``etcd`` (many hosts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class KeyValue:
+    """One key as stored; ``version`` counts the writes since its creation, from 1."""
+
+    key: str
+    value: bytes
+    create_revision: int
+    mod_revision: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """A condition of a transaction: ``target`` of ``key`` equals ``operand``.
+
+    ``mod`` 0 means that the key is absent; an absent key has ``create`` 0 and ``version`` 0, and no ``value``.
+    """
+
+    key: str
+    target: Literal["mod", "create", "version", "value"]
+    operand: int | bytes
+
+
+def absent(key: str) -> Compare:
+    return Compare(key, "mod", 0)
+
+
+def unchanged(key_value: KeyValue) -> Compare:
+    return Compare(key_value.key, "mod", key_value.mod_revision)
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    key: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Deletes one key; a missing one is no error."""
+
+    key: str
+
+
+Operation = Put | Delete
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """All operations or none: they happen, in one revision, iff every compare holds. A key may be written once."""
+
+    compares: Sequence[Compare]
+    operations: Sequence[Operation]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a transaction did.
+
+    ``current`` is filled on failure: each compared key as it stands (None = absent), so that a conflict costs no
+    further round trip. ``revision`` is that of the write, or of the reading on failure.
+    """
+
+    succeeded: bool
+    revision: int
+    current: Mapping[str, KeyValue | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A consistent reading: ``items`` in key order, all as of ``revision``."""
+
+    revision: int
+    items: tuple[KeyValue, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """``current`` is None for a deletion."""
+
+    key: str
+    current: KeyValue | None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The events of one or more whole revisions, in order; ``revision`` is the last of them.
+
+    An empty batch is a sign of life: nothing under the watched prefixes changed up to ``revision``.
+    """
+
+    revision: int
+    events: tuple[Event, ...]
+
+
+class Datastore(Protocol):
+    """Raises ``DatastoreUnavailable`` within the store's own deadline instead of waiting without a limit."""
+
+    @property
+    def description(self) -> str:
+        """For messages: the kind and where it is, ``etcd (https://10.0.0.1:2379)``."""
+        ...
+
+    async def get(self, keys: Sequence[str]) -> Listing:
+        """Those of ``keys`` that exist, at one revision."""
+        ...
+
+    async def list(self, prefixes: Sequence[str]) -> Listing:
+        """All keys under ``prefixes`` at one revision; prefixes do not overlap."""
+        ...
+
+    async def commit(self, transaction: Transaction) -> Outcome: ...
+
+    def watch(self, prefixes: Sequence[str], start_revision: int) -> AsyncGenerator[Batch, None]:
+        """Every change under ``prefixes`` from ``start_revision`` on.
+
+        Raises ``Compacted`` if that revision is gone, ``DatastoreUnavailable`` when the stream breaks.
+        """
+        ...
+
+    async def compact(self, revision: int) -> None:
+        """Forgets history before ``revision``."""
+        ...
+
+    async def close(self) -> None: ...
