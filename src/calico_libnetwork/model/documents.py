@@ -57,3 +57,59 @@ def new_document(
     if annotations:
         metadata["annotations"] = annotations
     return {"kind": kind, "apiVersion": API_VERSION, "metadata": metadata, "spec": spec}
+
+
+POLICY_KINDS = frozenset({"NetworkPolicy", "GlobalNetworkPolicy", "StagedNetworkPolicy", "StagedGlobalNetworkPolicy"})
+POLICY_NAME_ANNOTATION = "projectcalico.org/metadata"
+_DEFAULT_TIER_PREFIX = "default."
+
+
+def shown_name(document: Document) -> str:
+    """The name a user knows the object by.
+
+    Of a policy, the one in its annotation; without it, the stored name, which data from before Calico 3.30 prefixes
+    with ``default.`` in the default tier.
+    """
+    metadata = document["metadata"]
+    name: str = metadata["name"]
+    if document.get("kind") not in POLICY_KINDS:
+        return name
+    annotation = (metadata.get("annotations") or {}).get(POLICY_NAME_ANNOTATION)
+    if annotation is not None:
+        return _annotated_name(annotation) or name
+    if (document.get("spec") or {}).get("tier") in (None, "", "default"):
+        return name.removeprefix(_DEFAULT_TIER_PREFIX)
+    return name
+
+
+def without_policy_annotation(document: Document) -> Document:
+    """A policy as users see it: the annotation gone, its name in its place. Other kinds come back as they are."""
+    if document.get("kind") not in POLICY_KINDS:
+        return document
+    metadata = document["metadata"] | {"name": shown_name(document)}
+    annotations = {
+        key: value for key, value in (metadata.get("annotations") or {}).items() if key != POLICY_NAME_ANNOTATION
+    }
+    if annotations:
+        metadata["annotations"] = annotations
+    else:
+        metadata.pop("annotations", None)
+    return document | {"metadata": metadata}
+
+
+def with_policy_annotation(document: Document) -> Document:
+    """The inverse, as every write of a policy stores it. Other kinds come back as they are."""
+    if document.get("kind") not in POLICY_KINDS:
+        return document
+    metadata = document["metadata"]
+    annotation = encode({"name": metadata["name"]}).decode()
+    annotations = (metadata.get("annotations") or {}) | {POLICY_NAME_ANNOTATION: annotation}
+    return document | {"metadata": metadata | {"annotations": dict(sorted(annotations.items()))}}
+
+
+def _annotated_name(annotation: str) -> str:
+    try:
+        name = msgspec.json.decode(annotation, type=dict[str, Any]).get("name")
+    except msgspec.DecodeError:
+        return ""
+    return name if isinstance(name, str) else ""

@@ -256,6 +256,10 @@ class BGPConfigurationSpec(View, frozen=True):
     log_severity_screen: str = ""
     node_to_node_mesh_enabled: bool | None = None
     as_number: int | str | None = None
+    service_load_balancer_ips: tuple[dict[str, str], ...] | None = field(name="serviceLoadBalancerIPs", default=None)
+    service_external_ips: tuple[dict[str, str], ...] | None = field(name="serviceExternalIPs", default=None)
+    service_cluster_ips: tuple[dict[str, str], ...] | None = field(name="serviceClusterIPs", default=None)
+    service_load_balancer_aggregation: str | None = None
     listen_port: int | None = None
     ignored_interfaces: tuple[str, ...] | None = None
     program_cluster_routes: str | None = None
