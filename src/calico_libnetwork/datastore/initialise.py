@@ -1,0 +1,269 @@
+"""The first start: whatever Calico needs in a datastore, made where it is missing.
+
+What calico/node writes at its start with etcd: ClusterInformation (never with ``calicoVersion``, which calicoctl
+compares with its own), three tiers, default pools where a family has none, the Felix, BGP and IPAM configurations,
+and this host's Node. One reading, one pure plan, one transaction that holds only if nothing it rests on has changed;
+so it is idempotent, and of two hosts that start together one writes and the other finds everything there. What exists
+is kept: an address that a user set, a tier's order, ``datastoreReady: false`` (a locked datastore is not written to).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
+from typing import Any
+
+from calico_libnetwork.datastore.protocol import Datastore, Listing, Put, Transaction, absent, unchanged
+from calico_libnetwork.errors import ConfigError, Conflict
+from calico_libnetwork.model import documents, kinds
+from calico_libnetwork.model.documents import Document, new_document
+from calico_libnetwork.model.kinds import KINDS, ResourceKey
+
+CLUSTER_TYPE = "docker"
+DEFAULT_IPV4_POOL = IPv4Network("192.168.0.0/16")
+IPV4_POOL_FALLBACKS = tuple(IPv4Network(f"172.{second}.0.0/16") for second in range(16, 32))
+# Addresses that this project found by itself and wrote into the Node: those it may replace when the host moves.
+AUTODETECTED = "calico-libnetwork/autodetected"
+
+_READ = ("ClusterInformation", "Tier", "IPPool", "Node", "FelixConfiguration", "BGPConfiguration", "IPAMConfiguration")
+_CLUSTER = ResourceKey("ClusterInformation", "default")
+_TIERS: dict[str, Document] = {
+    "default": {"order": 1000000, "defaultAction": "Deny"},
+    "kube-admin": {"order": 1000, "defaultAction": "Pass"},
+    "kube-baseline": {"order": 10000000, "defaultAction": "Pass"},
+}
+_ATTEMPTS = 10
+
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstStart:
+    """Of this host: its name, its addresses, and what the user said about pools.
+
+    ``given`` holds the families (4, 6) whose address a user configured: that one replaces what is stored.
+    ``host_networks`` are those the host has on its own interfaces, from which the default IPv4 pool keeps away.
+    ``ipv6`` says whether the kernel has IPv6. A pool left at None is chosen: Calico's default, or a random ULA /48.
+    """
+
+    node: str
+    node_ipv4: IPv4Interface | None = None
+    node_ipv6: IPv6Interface | None = None
+    given: frozenset[int] = frozenset()
+    ipv4_pool: IPv4Network | None = None
+    ipv6_pool: IPv6Network | None = None
+    no_default_pools: bool = False
+    ipv6: bool = True
+    host_networks: Sequence[Network] = field(default=())
+
+
+@dataclass(frozen=True)
+class Started:
+    """``ready`` is False for a locked datastore, where nothing was written; ``remarks`` are sentences for the log."""
+
+    ready: bool
+    remarks: tuple[str, ...] = ()
+
+
+async def initialise(datastore: Datastore, settings: FirstStart) -> Started:
+    if settings.no_default_pools and (settings.ipv4_pool or settings.ipv6_pool):
+        raise ConfigError("NO_DEFAULT_POOLS and CALICO_IPV4POOL_CIDR or CALICO_IPV6POOL_CIDR are both set; unset one")
+    for _ in range(_ATTEMPTS):
+        found = _Found(await datastore.list([KINDS[kind].prefix for kind in _READ]))
+        if found.spec(_CLUSTER).get("datastoreReady") is False:
+            return Started(False, ("the datastore is locked (datastoreReady is false in ClusterInformation(default))",))
+        wanted = [pair for pair in _plan(found, settings) if found.documents.get(pair[0]) != pair[1]]
+        if not wanted or (await datastore.commit(_transaction(found, wanted))).succeeded:
+            return Started(True, tuple(_remarks(found, settings)))
+    raise Conflict(f"other hosts kept changing {datastore.description} during the first start; start again")
+
+
+class _Found:
+    """What the datastore holds; an unreadable value counts as present and is left to its owner."""
+
+    def __init__(self, listing: Listing) -> None:
+        self.items = {item.key: item for item in listing.items}
+        self.documents: dict[ResourceKey, Document] = {}
+        for path, item in self.items.items():
+            key = kinds.parse_path(path)
+            if key is not None:
+                self.documents[key] = _readable(item.value)
+
+    def spec(self, key: ResourceKey) -> Document:
+        return self.documents.get(key, {}).get("spec") or {}
+
+    def of_kind(self, kind: str) -> Iterator[tuple[ResourceKey, Document]]:
+        return ((key, document) for key, document in self.documents.items() if key.kind == kind)
+
+
+def _readable(value: bytes) -> Document:
+    try:
+        return documents.decode(value)
+    except ValueError:
+        return {}
+
+
+def _transaction(found: _Found, wanted: list[tuple[ResourceKey, Document]]) -> Transaction:
+    paths = [key.path for key, _ in wanted]
+    return Transaction(
+        [unchanged(found.items[path]) if path in found.items else absent(path) for path in paths],
+        [Put(key.path, documents.encode(document)) for key, document in wanted],
+    )
+
+
+def _plan(found: _Found, settings: FirstStart) -> Iterator[tuple[ResourceKey, Document]]:
+    """Every object as it should be: those that exist as they are, but for what is said here."""
+    yield _CLUSTER, _cluster_information(found.documents.get(_CLUSTER))
+    for name, spec in _TIERS.items():
+        yield _unless_present(found, ResourceKey("Tier", name), spec, status={})
+    node = ResourceKey("Node", settings.node)
+    yield node, _node(found.documents.get(node), settings)
+    if not settings.no_default_pools:
+        for name, pool in _missing_pools(found, settings):
+            yield _unless_present(found, ResourceKey("IPPool", name), _pool_spec(pool))
+    for name, spec in (
+        ("default", {"logSeverityScreen": "Info", "reportingInterval": "0s"}),
+        (f"node.{settings.node}", {"defaultEndpointToHostAction": "Return"}),
+    ):
+        yield _unless_present(found, ResourceKey("FelixConfiguration", name), spec | _FELIX_DEFAULTS)
+    yield _unless_present(found, ResourceKey("BGPConfiguration", "default"), _BGP_DEFAULTS)
+    yield _unless_present(found, ResourceKey("IPAMConfiguration", "default"), _IPAM_DEFAULTS)
+
+
+# Defaults of Calico's schemas, which its tools store with every new object
+_FELIX_DEFAULTS: Document = {
+    "nftablesMode": "Auto",
+    "nftablesFlowTableOffload": "Disabled",
+    "bpfLogLevel": "",
+    "bpfConnectTimeLoadBalancing": "TCP",
+    "bpfHostNetworkedNATWithoutCTLB": "Enabled",
+    "floatingIPs": "Disabled",
+}
+_BGP_DEFAULTS: Document = {"serviceLoadBalancerAggregation": "Enabled"}
+_IPAM_DEFAULTS: Document = {
+    "strictAffinity": False,
+    "maxBlocksPerHost": 0,
+    "autoAllocateBlocks": True,
+    "kubeVirtVMAddressPersistence": "Enabled",
+}
+
+
+def _unless_present(
+    found: _Found, key: ResourceKey, spec: Document, *, status: Document | None = None
+) -> tuple[ResourceKey, Document]:
+    return key, found.documents[key] if key in found.documents else _new(key, spec, status=status)
+
+
+def _new(
+    key: ResourceKey, spec: Document, *, status: Document | None = None, annotations: dict[str, str] | None = None
+) -> Document:
+    created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    document = new_document(key.kind, key.name, spec, uid=str(uuid.uuid4()), created=created, annotations=annotations)
+    return document if status is None else document | {"status": status}
+
+
+def _cluster_information(stored: Document | None) -> Document:
+    if stored is None:
+        return _new(_CLUSTER, {"clusterGUID": uuid.uuid4().hex, "clusterType": CLUSTER_TYPE, "datastoreReady": True})
+    if not stored:
+        return stored
+    spec: Document = dict(stored.get("spec") or {})
+    words = [word for word in (spec.get("clusterType") or "").split(",") if word]
+    if CLUSTER_TYPE not in words:
+        spec["clusterType"] = ",".join([*words, CLUSTER_TYPE])
+    if not spec.get("clusterGUID"):
+        spec["clusterGUID"] = uuid.uuid4().hex
+    if spec.get("datastoreReady") is None:
+        spec["datastoreReady"] = True
+    return stored | {"spec": spec}
+
+
+def _node(stored: Document | None, settings: FirstStart) -> Document:
+    """Our Node, with its addresses where none is stored, a user gave one, or the stored one was our own finding."""
+    if stored is not None and not stored:
+        return stored
+    document = _new(ResourceKey("Node", settings.node), {}, status={}) if stored is None else stored
+    annotations = dict(document["metadata"].get("annotations") or {})
+    found_before = annotations.get(AUTODETECTED, "").split(",")
+    bgp: dict[str, Any] = dict((document.get("spec") or {}).get("bgp") or {})
+    own = []
+    for family, name, address in (
+        (4, "ipv4Address", settings.node_ipv4),
+        (6, "ipv6Address", settings.node_ipv6),
+    ):
+        given = family in settings.given
+        if address is not None and (given or not bgp.get(name) or bgp[name] in found_before):
+            bgp[name] = str(address)
+            own += [] if given else [str(address)]
+        elif bgp.get(name) in found_before and bgp.get(name):
+            own.append(bgp[name])
+    annotations.pop(AUTODETECTED, None)
+    if own:
+        annotations[AUTODETECTED] = ",".join(own)
+    return _with(document, bgp, annotations)
+
+
+def _with(document: Document, bgp: Document, annotations: dict[str, str]) -> Document:
+    metadata = dict(document["metadata"])
+    if annotations:
+        metadata["annotations"] = dict(sorted(annotations.items()))
+    else:
+        metadata.pop("annotations", None)
+    spec = document.get("spec") or {}
+    return document | {"metadata": metadata, "spec": {"bgp": bgp} | spec | {"bgp": bgp} if bgp else spec}
+
+
+def _missing_pools(found: _Found, settings: FirstStart) -> Iterator[tuple[str, Network]]:
+    present = {network.version for network in _pools(found)}
+    if 4 not in present:
+        yield "default-ipv4-ippool", settings.ipv4_pool or _free_ipv4_pool(settings.host_networks)
+    if 6 not in present and settings.ipv6:
+        yield "default-ipv6-ippool", settings.ipv6_pool or _random_ula()
+
+
+def _pools(found: _Found) -> Iterator[Network]:
+    for _, document in found.of_kind("IPPool"):
+        try:
+            yield ip_network(str((document.get("spec") or {}).get("cidr")))
+        except ValueError:
+            continue
+
+
+def _free_ipv4_pool(host_networks: Sequence[Network]) -> IPv4Network:
+    taken = [network for network in host_networks if isinstance(network, IPv4Network) and network.prefixlen]
+    for pool in (DEFAULT_IPV4_POOL, *IPV4_POOL_FALLBACKS):
+        if not any(pool.overlaps(network) for network in taken):
+            return pool
+    return DEFAULT_IPV4_POOL
+
+
+def _random_ula() -> IPv6Network:
+    """fd00::/8 and 40 random bits, as RFC 4193 has it."""
+    return IPv6Network(((0xFD << 120) | (uuid.uuid4().int >> 88 << 80), 48))
+
+
+def _pool_spec(pool: Network) -> Document:
+    spec: Document = {"cidr": str(pool), "vxlanMode": "Never", "ipipMode": "Never"}
+    if pool.version == 4:
+        spec["natOutgoing"] = True
+    return spec | {
+        "blockSize": 26 if pool.version == 4 else 122,
+        "nodeSelector": "all()",
+        "allowedUses": ["Workload", "Tunnel"],
+        "assignmentMode": "Automatic",
+    }
+
+
+def _remarks(found: _Found, settings: FirstStart) -> Iterator[str]:
+    for key, document in found.of_kind("Node"):
+        bgp = (document.get("spec") or {}).get("bgp") or {}
+        for name, address in (("ipv4Address", settings.node_ipv4), ("ipv6Address", settings.node_ipv6)):
+            other = str(bgp.get(name) or "").partition("/")[0]
+            if key.name != settings.node and address is not None and other == str(address.ip):
+                yield (
+                    f"{key} has this host's address {address.ip}: give one of the two another with IP or IP6, "
+                    f"or delete the node if it is gone"
+                )
