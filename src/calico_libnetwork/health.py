@@ -1,0 +1,91 @@
+"""What this process says of itself: liveness, readiness, status and metrics, over one unix socket.
+
+Each long-lived task owns a report. A task is live while it has reported within its limit; the process is ready when
+every report says so. Felix's paths are kept: ``/liveness``, ``/readiness``, ``/metrics``; ``/status`` is ours.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+
+
+@dataclass(slots=True)
+class Report:
+    """``limit``: seconds within which the task must report again; None for one that waits for events."""
+
+    name: str
+    limit: float | None = None
+    ready: bool = False
+    detail: str = "not started"
+    reported: float = field(default_factory=time.monotonic)
+
+    def say(self, detail: str, *, ready: bool) -> None:
+        self.ready, self.detail, self.reported = ready, detail, time.monotonic()
+
+    @property
+    def live(self) -> bool:
+        return self.limit is None or time.monotonic() - self.reported < self.limit
+
+
+class Health:
+    """All reports of the process, and further parts of ``/status`` by name."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._reports: dict[str, Report] = {}
+        self._parts: dict[str, Callable[[], Any]] = {}
+
+    def report(self, name: str, *, limit: float | None = None) -> Report:
+        report = self._reports[name] = Report(name, limit)
+        return report
+
+    def add_part(self, name: str, describe: Callable[[], Any]) -> None:
+        self._parts[name] = describe
+
+    @property
+    def ready(self) -> bool:
+        return all(report.ready for report in self._reports.values())
+
+    @property
+    def live(self) -> bool:
+        return all(report.live for report in self._reports.values())
+
+    def status(self) -> dict[str, Any]:
+        tasks = {
+            report.name: {"ready": report.ready, "live": report.live, "detail": report.detail}
+            for report in self._reports.values()
+        }
+        return {"ready": self.ready, "live": self.live, "tasks": tasks} | {
+            name: describe() for name, describe in self._parts.items()
+        }
+
+    def application(self) -> web.Application:
+        application = web.Application()
+        application.router.add_get("/liveness", self._liveness)
+        application.router.add_get("/readiness", self._readiness)
+        application.router.add_get("/metrics", self._metrics)
+        application.router.add_get("/status", self._status)
+        return application
+
+    async def _liveness(self, _request: web.Request) -> web.Response:
+        return self._verdict(good=self.live)
+
+    async def _readiness(self, _request: web.Request) -> web.Response:
+        return self._verdict(good=self.ready)
+
+    def _verdict(self, *, good: bool) -> web.Response:
+        lines = [f"{report.name}: {report.detail}\n" for report in self._reports.values()]
+        return web.Response(status=200 if good else 503, text="".join(lines))
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def _status(self, _request: web.Request) -> web.Response:
+        return web.Response(body=msgspec.json.encode(self.status()), content_type="application/json")
