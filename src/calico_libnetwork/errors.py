@@ -17,6 +17,7 @@
     │   ├── AddressNotInPool         the address asked for lies in no enabled pool
     │   └── BlockLimit               the node owns as many blocks as it may
     ├── DataplaneError               the kernel, nft or a helper program said no
+    │   └── KernelRefused            a netlink request was refused; ``errno`` says why
     └── DockerUnavailable            the Docker API did not answer
 
 Library errors are translated where they enter; only the plugin's front and the agent's loop log errors.
@@ -95,6 +96,12 @@ class BlockLimit(IpamError):
 
 class DataplaneError(CalicoError):
     pass
+
+
+class KernelRefused(DataplaneError):
+    def __init__(self, message: str, errno: int) -> None:
+        super().__init__(message)
+        self.errno = errno
 
 
 class DockerUnavailable(CalicoError):

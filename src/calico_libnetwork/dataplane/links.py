@@ -1,0 +1,199 @@
+"""This host's interfaces as the kernel announces them, and a hint whenever routes or neighbours were changed by others.
+
+Subscribed before listed, so nothing is missed; a lost notification (ENOBUFS) costs one new listing. Our own changes
+come back as notifications too and are told apart by the netlink port they were made from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from calico_libnetwork.dataplane import rtnetlink
+from calico_libnetwork.dataplane.kernel import Kernel
+from calico_libnetwork.dataplane.netlink import ROUTE_PROTOCOL, Message, Socket, Subscription
+from calico_libnetwork.dataplane.rtnetlink import AddressInfo, LinkInfo
+
+_GROUPS = (
+    rtnetlink.GROUP_LINK,
+    rtnetlink.GROUP_NEIGHBOUR,
+    rtnetlink.GROUP_IPV4_ADDRESS,
+    rtnetlink.GROUP_IPV4_ROUTE,
+    rtnetlink.GROUP_IPV6_ADDRESS,
+    rtnetlink.GROUP_IPV6_ROUTE,
+)
+_AF_BRIDGE = 7
+
+
+@dataclass(slots=True)
+class LinkChanges:
+    """What happened since the last report.
+
+    ``lost_routes``: interfaces whose routes and neighbours the kernel has dropped, for they went down, went away or
+    are another device now. ``routes`` and ``neighbours``: somebody else changed one; read them again.
+    """
+
+    interfaces: set[str] = field(default_factory=set)
+    lost_routes: set[str] = field(default_factory=set)
+    addresses: bool = False
+    routes: bool = False
+    neighbours: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.interfaces or self.addresses or self.routes or self.neighbours)
+
+
+class Links:
+    """Name to link. ``on_change`` runs in the event loop after each burst of notifications that changed something.
+
+    ``matters`` decides which routes of other programs are worth a hint; without it, every one is.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        on_change: Callable[[LinkChanges], None],
+        *,
+        matters: Callable[[rtnetlink.RouteInfo], bool] = lambda _route: True,
+        receive_bytes: int = 8 << 20,
+    ) -> None:
+        self._kernel = kernel
+        self._on_change = on_change
+        self._matters = matters
+        self._receive_bytes = receive_bytes
+        self._by_name: dict[str, LinkInfo] = {}
+        self._names: dict[int, str] = {}
+        self._addresses: set[AddressInfo] = set()
+        self._subscription: Subscription | None = None
+        self._listing: asyncio.Task[None] | None = None
+
+    @property
+    def by_name(self) -> Mapping[str, LinkInfo]:
+        return self._by_name
+
+    @property
+    def names(self) -> Mapping[int, str]:
+        """Index to name."""
+        return self._names
+
+    @property
+    def addresses(self) -> Collection[AddressInfo]:
+        return self._addresses
+
+    async def __aenter__(self) -> Self:
+        self._subscription = Subscription(ROUTE_PROTOCOL, _GROUPS, receive_bytes=self._receive_bytes)
+        await self._list(LinkChanges())
+        asyncio.get_running_loop().add_reader(self._subscription.fileno(), self.poll)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._subscription is not None:
+            asyncio.get_running_loop().remove_reader(self._subscription.fileno())
+            self._subscription.close()
+            self._subscription = None
+        if self._listing is not None:
+            self._listing.cancel()
+
+    def is_up(self, name: str) -> bool:
+        link = self._by_name.get(name)
+        return link is not None and link.up
+
+    def poll(self) -> None:
+        """Takes in what the kernel has announced up to now."""
+        if self._subscription is None:
+            return
+        messages, lost = self._subscription.read()
+        changes = LinkChanges()
+        for message in messages:
+            self._take(message, changes)
+        if lost:
+            self._relist()
+        if changes:
+            self._on_change(changes)
+
+    async def relist(self) -> None:
+        """Everything anew; the agent's regular resync calls it."""
+        changes = LinkChanges(routes=True, neighbours=True)
+        await self._list(changes)
+        self._on_change(changes)
+
+    def _relist(self) -> None:
+        if self._listing is None or self._listing.done():
+            self._listing = asyncio.create_task(self.relist(), name="list links again")
+
+    async def _list(self, changes: LinkChanges) -> None:
+        links, addresses = await self._kernel.run(_list_links)
+        self._addresses = addresses
+        for name in self._by_name.keys() - {link.name for link in links}:
+            self._forget(name, changes)
+        for link in links:
+            self._see(link, changes)
+
+    def _take(self, message: Message, changes: LinkChanges) -> None:
+        kind = message.kind
+        if kind in (rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK):
+            if message.body[0] == _AF_BRIDGE:
+                return
+            link = rtnetlink.parse_link(message)
+            if kind == rtnetlink.RTM_NEWLINK:
+                self._see(link, changes)
+            elif self._names.get(link.index) == link.name:
+                self._forget(link.name, changes)
+        elif kind in (rtnetlink.RTM_NEWADDR, rtnetlink.RTM_DELADDR):
+            self._take_address(message, changes)
+        elif message.port == self._kernel.port:
+            return
+        elif kind in (rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE):
+            if not changes.routes:
+                route = rtnetlink.parse_route(message)
+                changes.routes = route is not None and self._matters(route)
+        elif kind in (rtnetlink.RTM_NEWNEIGH, rtnetlink.RTM_DELNEIGH):
+            changes.neighbours = changes.neighbours or self._neighbour_matters(message)
+
+    def _take_address(self, message: Message, changes: LinkChanges) -> None:
+        address = rtnetlink.parse_address(message)
+        if address is None:
+            return
+        if message.kind == rtnetlink.RTM_NEWADDR:
+            self._addresses.add(address)
+        else:
+            self._addresses.discard(address)
+        changes.addresses = True
+
+    def _neighbour_matters(self, message: Message) -> bool:
+        """Permanent entries and deletions; the kernel's own comings and goings are too many to look at."""
+        neighbour = rtnetlink.parse_neighbour(message)
+        return neighbour is not None and (neighbour.permanent or message.kind == rtnetlink.RTM_DELNEIGH)
+
+    def _see(self, link: LinkInfo, changes: LinkChanges) -> None:
+        renamed_from = self._names.get(link.index)
+        if renamed_from is not None and renamed_from != link.name:
+            self._forget(renamed_from, changes)
+        known = self._by_name.get(link.name)
+        if known == link:
+            return
+        if known is not None and known.index != link.index:
+            self._forget(link.name, changes)
+        elif known is not None and known.up and not link.up:
+            changes.lost_routes.add(link.name)
+        self._by_name[link.name] = link
+        self._names[link.index] = link.name
+        changes.interfaces.add(link.name)
+
+    def _forget(self, name: str, changes: LinkChanges) -> None:
+        link = self._by_name.pop(name, None)
+        if link is not None:
+            self._names.pop(link.index, None)
+            changes.interfaces.add(name)
+            changes.lost_routes.add(name)
+
+
+def _list_links(kernel: Socket) -> tuple[list[LinkInfo], set[AddressInfo]]:
+    links = [rtnetlink.parse_link(message) for message in kernel.dump(*rtnetlink.LIST_LINKS)]
+    addresses = (rtnetlink.parse_address(message) for message in kernel.dump(*rtnetlink.list_addresses()))
+    return links, {address for address in addresses if address is not None}

@@ -1,0 +1,265 @@
+"""Netlink on the wire: messages, attributes, batched requests and dumps over one socket.
+
+The kernel handles a request inside ``send``, so every call here blocks for as long as the kernel works; ``Kernel``
+therefore runs them in a thread of its own. Replies are matched to requests by sequence number: one refused request
+does not stop the others of its batch.
+
+One family's messages (``rtnetlink``, ``conntrack``) are built on top of this module and never touch a socket.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from calico_libnetwork.errors import KernelRefused
+
+REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
+REPLACE, EXCL, CREATE, APPEND = 0x100, 0x200, 0x400, 0x800
+NESTED = 0x8000
+
+ROUTE_PROTOCOL, NETFILTER_PROTOCOL = 0, 12
+
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+_ERROR, _DONE = 2, 3
+_FLAG_DUMP_INTERRUPTED, _FLAG_CAPPED, _FLAG_EXTENDED_ACK = 0x10, 0x100, 0x200
+_SOL_NETLINK, _CAP_ACK, _EXTENDED_ACK, _STRICT_CHECK = 270, 10, 11, 12
+_SO_RCVBUFFORCE = 33
+_EXTENDED_ACK_TEXT = 1
+_ATTRIBUTE_KIND = 0x3FFF  # without the flags "nested" and "network byte order"
+_BATCH_REQUESTS, _BATCH_BYTES = 128, 65536
+_RECEIVE_BYTES = 262144
+_DUMP_ATTEMPTS = 8
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    length = 4 + len(payload)
+    return _ATTRIBUTE.pack(length, kind) + payload + b"\0" * (-length % 4)
+
+
+def nested(kind: int, *attributes: bytes) -> bytes:
+    return attribute(kind | NESTED, b"".join(attributes))
+
+
+def text(kind: int, value: str) -> bytes:
+    return attribute(kind, value.encode() + b"\0")
+
+
+def u32(kind: int, value: int) -> bytes:
+    return attribute(kind, struct.pack("=I", value))
+
+
+def attributes(payload: bytes, offset: int = 0) -> dict[int, bytes]:
+    """Attribute kind to its payload; of a repeated kind the last."""
+    found = {}
+    end = len(payload)
+    while offset + 4 <= end:
+        length, kind = _ATTRIBUTE.unpack_from(payload, offset)
+        if length < 4:
+            break
+        found[kind & _ATTRIBUTE_KIND] = payload[offset + 4 : offset + length]
+        offset += length + 3 & ~3
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """``kind`` is the message type; ``flags`` come on top of "request" and "acknowledge"."""
+
+    kind: int
+    body: bytes
+    flags: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """``port`` is the sender's of the change that a notification reports, 0 for the kernel itself."""
+
+    kind: int
+    body: bytes
+    port: int
+
+
+@dataclass(slots=True)
+class Answer:
+    messages: list[Message] = field(default_factory=list)
+    error: KernelRefused | None = None
+
+    def one(self) -> Message:
+        """The only message asked for; raises what the kernel said instead."""
+        if self.error is not None:
+            raise self.error
+        if not self.messages:
+            raise KernelRefused("the kernel acknowledged a question without answering it", errno.ENODATA)
+        return self.messages[0]
+
+
+class Socket:
+    """A netlink socket for requests; not safe to share between threads."""
+
+    def __init__(self, protocol: int) -> None:
+        self._socket = _open(protocol, receive_bytes=4 * _RECEIVE_BYTES)
+        self._sequence = 0
+        self.port: int = self._socket.getsockname()[0]
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def exchange(self, requests: Sequence[Request]) -> list[Answer]:
+        """One answer per request, in order; never raises for what a single request met."""
+        answers: list[Answer] = []
+        for batch in _batches(requests):
+            answers.extend(self._exchange_batch(batch))
+        return answers
+
+    def ask(self, request: Request) -> Message:
+        return self.exchange([request])[0].one()
+
+    def do(self, *requests: Request) -> None:
+        """All requests are sent; the first refusal is raised."""
+        for answer in self.exchange(requests):
+            if answer.error is not None:
+                raise answer.error
+
+    def dump(self, kind: int, body: bytes) -> list[Message]:
+        for _ in range(_DUMP_ATTEMPTS):
+            messages = self._dump_once(kind, body)
+            if messages is not None:
+                return messages
+        raise KernelRefused("the table kept changing while the kernel was listing it", errno.EINTR)
+
+    def _exchange_batch(self, requests: Sequence[Request]) -> list[Answer]:
+        first = self._sequence + 1
+        self._sequence += len(requests)
+        self._socket.send(
+            b"".join(
+                _HEADER.pack(16 + len(request.body), request.kind, request.flags | REQUEST | ACK, first + position, 0)
+                + request.body
+                + b"\0" * (-len(request.body) % 4)
+                for position, request in enumerate(requests)
+            )
+        )
+        answers = [Answer() for _ in requests]
+        outstanding = len(requests)
+        while outstanding:
+            for kind, flags, sequence, port, body in parse(self._socket.recv(_RECEIVE_BYTES)):
+                position = sequence - first
+                if not 0 <= position < len(answers):
+                    continue
+                if kind == _ERROR:
+                    answers[position].error = _refusal(body, flags)
+                    outstanding -= 1
+                else:
+                    answers[position].messages.append(Message(kind, body, port))
+        return answers
+
+    def _dump_once(self, kind: int, body: bytes) -> list[Message] | None:
+        """None: the table changed meanwhile and the listing may have gaps."""
+        self._sequence += 1
+        self._socket.send(_HEADER.pack(16 + len(body), kind, REQUEST | DUMP, self._sequence, 0) + body)
+        messages: list[Message] = []
+        interrupted = False
+        while True:
+            for message_kind, flags, sequence, port, message in parse(self._socket.recv(_RECEIVE_BYTES)):
+                if sequence != self._sequence:
+                    continue
+                interrupted |= bool(flags & _FLAG_DUMP_INTERRUPTED)
+                if message_kind in (_ERROR, _DONE):
+                    error = _refusal(message, flags, ends_dump=message_kind == _DONE)
+                    if error is not None:
+                        raise error
+                    return None if interrupted else messages
+                messages.append(Message(message_kind, message, port))
+
+
+class Subscription:
+    """A non-blocking socket for notifications of the given multicast groups."""
+
+    def __init__(self, protocol: int, groups: Sequence[int], *, receive_bytes: int = 8 << 20) -> None:
+        self._socket = _open(protocol, receive_bytes=receive_bytes)
+        self._socket.setblocking(False)
+        for group in groups:
+            self._socket.setsockopt(_SOL_NETLINK, 1, group)  # NETLINK_ADD_MEMBERSHIP
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def read(self, datagrams: int = 256) -> tuple[list[Message], bool]:
+        """What has come, and whether the kernel dropped notifications since the last call."""
+        messages: list[Message] = []
+        lost = False
+        for _ in range(datagrams):
+            try:
+                data = self._socket.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                lost = True
+                continue
+            messages.extend(Message(kind, body, port) for kind, _flags, _sequence, port, body in parse(data))
+        return messages, lost
+
+
+def parse(data: bytes) -> Iterator[tuple[int, int, int, int, bytes]]:
+    """Kind, flags, sequence number, port and body of each message in a datagram."""
+    offset = 0
+    while offset + 16 <= len(data):
+        length, kind, flags, sequence, port = _HEADER.unpack_from(data, offset)
+        if length < 16:
+            break
+        yield kind, flags, sequence, port, data[offset + 16 : offset + length]
+        offset += length + 3 & ~3
+
+
+def _open(protocol: int, *, receive_bytes: int) -> socket.socket:
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    opened.bind((0, 0))
+    opened.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
+    opened.setsockopt(_SOL_NETLINK, _EXTENDED_ACK, 1)
+    if protocol == ROUTE_PROTOCOL:
+        opened.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
+    opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_bytes)
+    return opened
+
+
+def _batches(requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
+    start = size = 0
+    for position, request in enumerate(requests):
+        size += 16 + len(request.body)
+        if position - start == _BATCH_REQUESTS or size > _BATCH_BYTES:
+            yield requests[start:position]
+            start, size = position, 16 + len(request.body)
+    if start < len(requests):
+        yield requests[start:]
+
+
+def _refusal(body: bytes, flags: int, *, ends_dump: bool = False) -> KernelRefused | None:
+    (code,) = struct.unpack_from("=i", body)
+    if code == 0:
+        return None
+    message = os.strerror(-code)
+    if flags & _FLAG_EXTENDED_ACK:
+        explained = attributes(body, _extended_ack_offset(body, flags, ends_dump)).get(_EXTENDED_ACK_TEXT, b"")
+        if explained:
+            message = f"{message}: {explained.rstrip(bytes(1)).decode(errors='replace')}"
+    return KernelRefused(message, -code)
+
+
+def _extended_ack_offset(body: bytes, flags: int, ends_dump: bool) -> int:
+    """Behind the error code comes the refused request's header and, unless capped, its body; not so after a dump."""
+    if ends_dump:
+        return 4
+    if flags & _FLAG_CAPPED:
+        return 20
+    (length,) = struct.unpack_from("=I", body, 4)
+    return 4 + (int(length) + 3 & ~3)

@@ -1,0 +1,226 @@
+"""Our routes in the main table, both families: desired, read, applied.
+
+Ours are all of protocol 80 and all through a ``cali*`` interface, whatever their protocol, but for what the kernel
+itself makes there (link-local, multicast); every other route is left alone. The numbers are Calico's, so that its own
+agent adopts or removes our routes by itself: 3 for an address inside a block of this node, which needs no
+advertisement, 80 for what is to be advertised.
+
+A route through an interface that is missing or down waits without being an error; the interface's appearance is
+reported by ``Links`` and the next ``apply`` adds it. Setting an interface down makes the kernel drop its routes
+silently, hence ``interfaces_lost``.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal
+
+from calico_libnetwork.dataplane import rtnetlink
+from calico_libnetwork.dataplane.delta import Delta
+from calico_libnetwork.dataplane.kernel import Failure, Kernel
+from calico_libnetwork.dataplane.links import Links
+from calico_libnetwork.dataplane.netlink import Answer, Socket
+from calico_libnetwork.dataplane.rtnetlink import (
+    PROTOCOL_BOOT,
+    PROTOCOL_CALICO,
+    PROTOCOL_KERNEL,
+    IPAddress,
+    IPNetwork,
+    RouteInfo,
+    RouteKind,
+)
+from calico_libnetwork.model.names import INTERFACE_PREFIX
+
+WORKLOAD_METRIC = 1024
+GATEWAY_V4 = IPv4Network("169.254.1.1/32")
+_GATEWAY_METRIC = 1 << 30
+_GONE = (errno.ESRCH, errno.ENODEV, errno.ENOENT)
+_INTERFACE_NOT_READY = (errno.ENETDOWN, errno.ENODEV)
+
+_Kind = Literal["unicast", "blackhole", "unreachable"]
+RouteKey = tuple[IPNetwork, int, str]  # destination, metric as the kernel stores it, interface
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """``interface`` is "" for the kinds that drop. ``gateway`` is taken to be on the interface's link."""
+
+    destination: IPNetwork
+    interface: str = ""
+    gateway: IPAddress | None = None
+    kind: _Kind = "unicast"
+    protocol: int = PROTOCOL_CALICO
+    metric: int = 0
+    mtu: int = 0
+
+    @property
+    def key(self) -> RouteKey:
+        return self.destination, rtnetlink.stored_metric(self.destination, self.metric), self.interface
+
+
+def workload_route(destination: IPNetwork, interface: str, *, advertise: bool) -> Route:
+    protocol = PROTOCOL_CALICO if advertise else PROTOCOL_BOOT
+    return Route(destination=destination, interface=interface, protocol=protocol, metric=WORKLOAD_METRIC)
+
+
+def block_route(block: IPNetwork) -> Route:
+    """What keeps packets for unused addresses of this node's block from leaving by the default route."""
+    return Route(destination=block, kind="blackhole")
+
+
+class Routes:
+    """``stale`` asks the next ``apply`` to read first."""
+
+    def __init__(self, kernel: Kernel, links: Links) -> None:
+        self._kernel = kernel
+        self._links = links
+        self._delta: Delta[RouteKey, Route] = Delta()
+        self._gateway_covered = True
+        self.stale = True
+
+    @property
+    def desired(self) -> Mapping[RouteKey, Route]:
+        return self._delta.desired
+
+    @property
+    def actual(self) -> Mapping[RouteKey, Route]:
+        return self._delta.actual
+
+    def want(self, route: Route) -> None:
+        self._delta.want(route.key, route)
+
+    def unwant(self, key: RouteKey) -> None:
+        self._delta.unwant(key)
+
+    def programmed(self, key: RouteKey) -> bool:
+        return key in self._delta.desired and self._delta.actual.get(key) == self._delta.desired[key]
+
+    def interfaces_lost(self, interfaces: Collection[str]) -> None:
+        """The kernel dropped the routes of these, without a word about the IPv4 ones."""
+        for key in [key for key in self._delta.actual if key[2] in interfaces]:
+            self._delta.observe_gone(key)
+
+    def matters(self, info: RouteInfo) -> bool:
+        """Whether somebody else's change of this route can concern us."""
+        return info.table == rtnetlink.TABLE_MAIN and (self._is_ours(info) or self._is_foreign_cover(info))
+
+    async def read(self) -> None:
+        self.stale = False
+        found = await self._kernel.run(_read)
+        self._gateway_covered = any(self._is_foreign_cover(info) for info in found)
+        ours = (self._route(info) for info in found if self._is_ours(info))
+        self._delta.observe_exactly({route.key: route for route in ours})
+        self._want_gateway()
+
+    async def apply(self) -> list[Failure]:
+        """Writes what differs; one refused route does not stop the others."""
+        if self.stale:
+            await self.read()
+        ready = {key: route for key, route in self._delta.changes().items() if self._ready(route)}
+        self.interfaces_lost({key[2] for key in self._delta.removals() if key[2] and key[2] not in self._links.by_name})
+        removals = [self._delta.actual[key] for key in self._delta.removals()]
+        if not ready and not removals:
+            return []
+        requests = [rtnetlink.replace_route(self._info(route)) for route in ready.values()]
+        requests += [rtnetlink.delete_route(self._info(route)) for route in removals]
+        answers = await self._kernel.run(Socket.exchange, requests)
+        failures = [self._written(route, answer) for route, answer in zip(ready.values(), answers, strict=False)]
+        failures += [
+            self._removed(route, answer) for route, answer in zip(removals, answers[len(ready) :], strict=True)
+        ]
+        return [failure for failure in failures if failure is not None]
+
+    def _ready(self, route: Route) -> bool:
+        return not route.interface or self._links.is_up(route.interface)
+
+    def _written(self, route: Route, answer: Answer) -> Failure | None:
+        if answer.error is None:
+            self._delta.observe(route.key, route)
+        elif not (route.interface and answer.error.errno in _INTERFACE_NOT_READY):
+            return Failure(route.interface, f"route to {route.destination} cannot be added: {answer.error}")
+        return None
+
+    def _removed(self, route: Route, answer: Answer) -> Failure | None:
+        if answer.error is None or answer.error.errno in _GONE:
+            self._delta.observe_gone(route.key)
+            return None
+        return Failure(route.interface, f"route to {route.destination} cannot be deleted: {answer.error}")
+
+    def _want_gateway(self) -> None:
+        """The kernel answers ARP for 169.254.1.1 by proxy only if a route to it leaves by another interface."""
+        route = Route(destination=GATEWAY_V4, interface="lo", metric=_GATEWAY_METRIC)
+        if self._gateway_covered:
+            self.unwant(route.key)
+        else:
+            self.want(route)
+
+    def _is_ours(self, info: RouteInfo) -> bool:
+        if info.protocol == PROTOCOL_CALICO:
+            return True
+        name = self._links.names.get(info.index, "")
+        return name.startswith(INTERFACE_PREFIX) and info.protocol != PROTOCOL_KERNEL and not _is_automatic(info)
+
+    def _is_foreign_cover(self, info: RouteInfo) -> bool:
+        return (
+            info.kind == RouteKind.UNICAST
+            and info.destination.version == 4
+            and GATEWAY_V4.network_address in info.destination
+            and info.protocol != PROTOCOL_CALICO
+            and not self._links.names.get(info.index, "").startswith(INTERFACE_PREFIX)
+        )
+
+    def _route(self, info: RouteInfo) -> Route:
+        kind = _KINDS.get(info.kind, "unicast")
+        route = Route(
+            destination=info.destination,
+            interface=self._links.names.get(info.index, ""),
+            gateway=info.gateway,
+            kind=kind,
+            protocol=info.protocol,
+            metric=info.metric,
+            mtu=info.mtu,
+        )
+        wanted = self._delta.desired.get(route.key)
+        if wanted is not None and replace(wanted, metric=route.metric) == route:
+            return wanted
+        return route
+
+    def _info(self, route: Route) -> RouteInfo:
+        link = self._links.by_name.get(route.interface)
+        return RouteInfo(
+            destination=route.destination,
+            index=0 if link is None else link.index,
+            gateway=route.gateway,
+            kind=_NUMBERS[route.kind],
+            protocol=route.protocol,
+            metric=route.metric,
+            mtu=route.mtu,
+            onlink=route.gateway is not None,
+        )
+
+
+_NUMBERS: dict[_Kind, RouteKind] = {
+    "unicast": RouteKind.UNICAST,
+    "blackhole": RouteKind.BLACKHOLE,
+    "unreachable": RouteKind.UNREACHABLE,
+}
+_KINDS: dict[int, _Kind] = {number: kind for kind, number in _NUMBERS.items()}
+
+
+def _is_automatic(info: RouteInfo) -> bool:
+    """The kernel gives every interface with IPv6 a link-local and a multicast route."""
+    destination = info.destination
+    return isinstance(destination, IPv6Network) and (destination.is_link_local or destination.is_multicast)
+
+
+def _read(kernel: Socket) -> list[RouteInfo]:
+    messages = [
+        message
+        for family in (socket.AF_INET, socket.AF_INET6)
+        for message in kernel.dump(*rtnetlink.list_routes(family))
+    ]
+    return [info for info in map(rtnetlink.parse_route, messages) if info is not None]

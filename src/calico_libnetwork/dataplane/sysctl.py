@@ -1,0 +1,106 @@
+"""Kernel settings under /proc/sys/net: read first, written only when they differ.
+
+Blocking, but for microseconds: callers run these in the netlink thread, whose network namespace decides which
+settings are meant.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from calico_libnetwork.errors import DataplaneError
+
+_NET = Path("/proc/sys/net")
+_IPV6 = _NET / "ipv6"
+
+
+def ipv6_available() -> bool:
+    """False where the kernel was started without IPv6."""
+    return _IPV6.is_dir()
+
+
+def read(key: str) -> str:
+    return (_NET / key).read_text(encoding="ascii").strip()
+
+
+def write(key: str, value: str) -> None:
+    """Without reading first: for a device nobody else has touched yet."""
+    try:
+        descriptor = os.open(_NET / key, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, value.encode("ascii"))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise DataplaneError(f"sysctl net/{key} cannot be set to {value}: {error.strerror}") from error
+
+
+def ensure(key: str, value: str) -> bool:
+    """Whether it had to be written."""
+    try:
+        if read(key) == value:
+            return False
+    except OSError as error:
+        raise DataplaneError(f"sysctl net/{key} cannot be read: {error.strerror}") from error
+    write(key, value)
+    return True
+
+
+def workload_settings(interface: str, *, ipv6: bool, may_spoof: bool = False) -> dict[str, str]:
+    """What the host end of a workload's veth needs, in the order in which it is to be written.
+
+    ``rp_filter`` follows the host's default: the real check of source addresses is a rule in our table.
+    ``route_localnet`` stays 0: with 1 a crafted packet reaches services bound to 127.0.0.0/8 on the host.
+    """
+    v4, v6 = f"ipv4/conf/{interface}", f"ipv6/conf/{interface}"
+    settings = {
+        f"{v4}/proxy_arp": "1",
+        f"ipv4/neigh/{interface}/proxy_delay": "0",
+        f"{v4}/forwarding": "1",
+        f"{v4}/rp_filter": "0" if may_spoof else read("ipv4/conf/default/rp_filter"),
+    }
+    if ipv6_available():
+        settings[f"{v6}/accept_ra"] = "0"
+        settings[f"{v6}/accept_dad"] = "0"
+        settings[f"{v6}/addr_gen_mode"] = "0"
+        if ipv6:
+            settings[f"{v6}/disable_ipv6"] = "0"
+        settings[f"{v6}/proxy_ndp"] = "1"
+        settings[f"{v6}/forwarding"] = "1"
+    return settings
+
+
+def ensure_all(settings: Mapping[str, str]) -> list[str]:
+    """The keys that had to be written."""
+    return [key for key, value in settings.items() if ensure(key, value)]
+
+
+def enable_forwarding(*, ipv6: bool) -> list[str]:
+    """Forwarding for the host; the keys written.
+
+    With IPv6 forwarding on, the kernel ignores router advertisements where ``accept_ra`` is 1, and a host that
+    learned its default route from one would lose it on expiry; 2 keeps it listening.
+    """
+    written = ensure_all({"ipv4/ip_forward": "1"})
+    if ipv6 and ipv6_available() and read("ipv6/conf/all/forwarding") != "1":
+        for interface in _interfaces_with_learned_default_route():
+            key = f"ipv6/conf/{interface}/accept_ra"
+            if read(key) == "1":
+                write(key, "2")
+                written.append(key)
+        write("ipv6/conf/all/forwarding", "1")
+        written.append("ipv6/conf/all/forwarding")
+    return written
+
+
+def _interfaces_with_learned_default_route() -> list[str]:
+    """From /proc/net/ipv6_route: destination, its length, six more columns, flags, interface."""
+    default, learned = "0" * 32, 0x00040000  # RTF_ADDRCONF: came in a router advertisement
+    interfaces = []
+    for line in Path("/proc/thread-self/net/ipv6_route").read_text(encoding="ascii").splitlines():
+        columns = line.split()
+        if columns[0] == default and columns[1] == "00" and int(columns[8], 16) & learned:
+            interfaces.append(columns[9])
+    return interfaces
