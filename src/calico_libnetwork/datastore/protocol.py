@@ -11,6 +11,9 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+TRANSACTION_LIMIT = 128
+"""Compares and, apart from them, operations that one transaction may hold: etcd's default ``max-txn-ops``."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeyValue:
@@ -61,18 +64,27 @@ Operation = Put | Delete
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """All operations or none: they happen, in one revision, iff every compare holds. A key may be written once."""
+    """All operations or none: they happen, in one revision, iff every compare holds.
+
+    A key may be written once, and ``TRANSACTION_LIMIT`` holds; a breach is a ``ValueError`` here, on every store.
+    """
 
     compares: Sequence[Compare]
     operations: Sequence[Operation]
+
+    def __post_init__(self) -> None:
+        if len({operation.key for operation in self.operations}) < len(self.operations):
+            raise ValueError("a transaction may write a key once")
+        if max(len(self.compares), len(self.operations)) > TRANSACTION_LIMIT:
+            raise ValueError(f"a transaction may hold {TRANSACTION_LIMIT} compares and {TRANSACTION_LIMIT} operations")
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a transaction did.
 
-    ``current`` is filled on failure: each compared key as it stands (None = absent), so that a conflict costs no
-    further round trip. ``revision`` is that of the write, or of the reading on failure.
+    ``current`` holds, on success, each written key as it now is and, on failure, each compared key as it stands
+    (None = absent), so that neither costs a further round trip. ``revision`` is that of the write, or of the reading.
     """
 
     succeeded: bool
@@ -90,17 +102,19 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """``current`` is None for a deletion."""
+    """One key changed at ``revision``; ``current`` is None for a deletion."""
 
     key: str
     current: KeyValue | None
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The events of one or more whole revisions, in order; ``revision`` is the last of them.
+    """Events in the order of their revisions; ``revision`` is the last of them.
 
-    An empty batch is a sign of life: nothing under the watched prefixes changed up to ``revision``.
+    What one transaction wrote under one prefix comes together; etcd may part what it wrote under several. An empty
+    batch is a sign of life.
     """
 
     revision: int
@@ -126,14 +140,15 @@ class Datastore(Protocol):
     async def commit(self, transaction: Transaction) -> Outcome: ...
 
     def watch(self, prefixes: Sequence[str], start_revision: int) -> AsyncGenerator[Batch, None]:
-        """Every change under ``prefixes`` from ``start_revision`` on.
+        """Every change under ``prefixes`` from ``start_revision`` (at least 1) on; under each prefix in order.
 
-        Raises ``Compacted`` if that revision is gone, ``DatastoreUnavailable`` when the stream breaks.
+        Raises ``Compacted`` if that revision is gone, ``DatastoreUnavailable`` when the stream breaks; either way the
+        caller lists anew.
         """
         ...
 
     async def compact(self, revision: int) -> None:
-        """Forgets history before ``revision``."""
+        """Forgets history before ``revision``, which must have been reached; what is forgotten already is no error."""
         ...
 
     async def close(self) -> None: ...
