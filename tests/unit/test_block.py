@@ -221,9 +221,9 @@ def test_affinity_of_any_generation_has_a_state(value: bytes, state: str) -> Non
 
 def test_new_affinity_and_handle_are_stored_as_calico_stores_them() -> None:
     assert encode_affinity("confirmed") == b'{"state":"confirmed","deleted":false}'
-    handle = Handle.empty().increased("10.6.0.16/30", 1).increased("10.5.0.0/29", 2)
+    handle = Handle.empty().counted("10.6.0.16/30", 1).counted("10.5.0.0/29", 2)
     assert handle.encode() == b'{"block":{"10.5.0.0/29":2,"10.6.0.16/30":1},"deleted":false}'
-    assert handle.decreased("10.5.0.0/29", 2).counts == {"10.6.0.16/30": 1}
+    assert handle.without("10.5.0.0/29").counts == {"10.6.0.16/30": 1}
     assert Handle.decode(b'{"block":null}').counts == {}
 
 

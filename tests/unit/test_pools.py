@@ -99,7 +99,9 @@ def test_start_is_fnv1_of_the_node_name() -> None:
 def test_walk_begins_at_the_start_and_wraps_around() -> None:
     first = pools.start("host-a", 8)
     small = pool(blockSize=29)
-    assert pools.walk(small, "host-a", range(8)) == [*range(first, 8), *range(first)]
+    every = [small.block(number) for number in range(8)]
+    others = [ip_network("10.5.0.64/29"), ip_network("fd5::/126")]
+    assert pools.walk(small, "host-a", every + others) == every[first:] + every[:first]
 
 
 def test_all_blocks_are_found_before_the_pool_is_full() -> None:
@@ -107,7 +109,7 @@ def test_all_blocks_are_found_before_the_pool_is_full() -> None:
     existing: list[Network] = []
     while (block := pools.free_block(small, "host-a", existing=existing, reserved=())) is not None:
         existing.append(block)
-    assert existing == [small.block(number) for number in pools.walk(small, "host-a", range(8))]
+    assert existing == pools.walk(small, "host-a", [small.block(number) for number in range(8)])
 
 
 def test_block_that_is_wholly_reserved_is_passed_over_and_one_partly_reserved_is_not() -> None:

@@ -80,13 +80,8 @@ class Handle:
     def encode(self) -> bytes:
         return documents.encode(self.document | {"block": dict(sorted(self.counts.items()))})
 
-    def increased(self, cidr: str, by: int) -> Handle:
-        return Handle({**self.counts, cidr: self.counts.get(cidr, 0) + by}, self.document)
-
-    def decreased(self, cidr: str, by: int) -> Handle:
-        left = self.counts.get(cidr, 0) - by
-        others = {block: count for block, count in self.counts.items() if block != cidr}
-        return Handle(others | {cidr: left} if left > 0 else others, self.document)
+    def counted(self, cidr: str, count: int) -> Handle:
+        return Handle({**self.counts, cidr: count}, self.document)
 
     def without(self, cidr: str) -> Handle:
         return Handle({block: count for block, count in self.counts.items() if block != cidr}, self.document)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 
 from calico_libnetwork.errors import InvalidResource, NoPool
 from calico_libnetwork.model import selector
@@ -76,6 +76,12 @@ class Pool:
     def block_of(self, address: Address) -> Network:
         return self.block(self.number(int(address)))
 
+    def holds(self, network: Network) -> bool:
+        length = self.network.prefixlen
+        return network.version == self.network.version and (
+            network.prefixlen >= length and network_of(network.network_address, length) == self.network
+        )
+
     def selects(self, labels: Mapping[str, str]) -> bool:
         """Whether a node with ``labels`` gets addresses from here unasked; Docker has no namespaces to select."""
         return self.automatic and self.node_selector.matches(labels) and self.namespace_selector.matches({})
@@ -123,6 +129,13 @@ def containing(pools: Iterable[Pool], address: Address) -> Pool | None:
     return next((pool for pool in pools if address in pool.network), None)
 
 
+def network_of(address: Address, length: int) -> Network:
+    """The network with a prefix of ``length`` that holds ``address``."""
+    if isinstance(address, IPv4Address):
+        return IPv4Network((int(address) >> (32 - length) << (32 - length), length))
+    return IPv6Network((int(address) >> (128 - length) << (128 - length), length))
+
+
 class Spans:
     """A set of addresses of one IP version as merged ranges; membership costs O(log n)."""
 
@@ -164,10 +177,15 @@ def start(node: str, blocks: int) -> int:
     return value % blocks
 
 
-def walk(pool: Pool, node: str, numbers: Iterable[int]) -> list[int]:
-    """``numbers`` of blocks in the order in which ``node`` visits them: upwards from its start, then from 0."""
+def walk(pool: Pool, node: str, blocks: Iterable[Network]) -> list[Network]:
+    """Existing ``blocks`` of a pool in the order in which ``node`` visits them: upwards from its start, wrapping."""
     first = start(node, pool.block_count)
-    return sorted(numbers, key=lambda number: (number - first) % pool.block_count)
+
+    def distance(network: Network) -> tuple[int, int]:
+        address = int(network.network_address)
+        return (pool.number(address) - first) % pool.block_count, address
+
+    return sorted((each for each in blocks if pool.holds(each)), key=distance)
 
 
 def free_block(pool: Pool, node: str, *, existing: Iterable[Network], reserved: Iterable[Network]) -> Network | None:
@@ -177,7 +195,7 @@ def free_block(pool: Pool, node: str, *, existing: Iterable[Network], reserved: 
     """
     taken, barriers = set(), list(reserved)
     for network in existing:
-        if network.version != pool.version or not network.overlaps(pool.network):
+        if not pool.holds(network):
             continue
         if network.prefixlen < pool.block_length:
             barriers.append(network)

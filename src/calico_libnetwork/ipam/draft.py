@@ -1,0 +1,191 @@
+"""One transaction in the making: IPAM's objects as they would be after it.
+
+Everything is derived from one moment of the cache and compared at commit, so whatever the requests of a draft decided
+holds at the transaction's revision, or nothing of it happens. A draft is used once; after a conflict the requests
+are applied to a new one, never a changed copy to fresh values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from calico_libnetwork.datastore.protocol import (
+    TRANSACTION_LIMIT,
+    Compare,
+    Delete,
+    Operation,
+    Put,
+    Transaction,
+    absent,
+    unchanged,
+)
+from calico_libnetwork.ipam.view import View
+from calico_libnetwork.model import block as blocks
+from calico_libnetwork.model.block import Block
+from calico_libnetwork.model.ipam_keys import (
+    Network,
+    Version,
+    affinities_prefix,
+    affinity_key,
+    block_key,
+    handle_key,
+    parse_affinity_key,
+)
+from calico_libnetwork.model.ipam_records import AffinityState, Handle, IpamConfig, affinity_state, encode_affinity
+from calico_libnetwork.model.pools import Pool, Spans
+
+_MARGIN = 12  # keys the largest single request may touch
+
+
+@dataclass
+class Scope:
+    """What serves requests of one kind: usable pools, this node's blocks there (in key order), reservations."""
+
+    pools: tuple[Pool, ...]
+    open: list[Network]
+    full: list[Network]
+    reserved: tuple[Network, ...]
+    reserved_spans: Spans = field(repr=False)
+
+
+class Draft:
+    """``now`` in nanoseconds since 1970. Requests change it only once nothing can go wrong any more."""
+
+    def __init__(self, view: View, *, node: str, now: int) -> None:
+        self.view = view
+        self.node = node
+        self.now = now
+        self.config: IpamConfig = view.config()
+        self.pools = view.pools()
+        self.scopes: dict[object, Scope] = {}
+        self._compares: dict[str, Compare] = {}
+        self._blocks: dict[str, Block | None] = {}
+        self._written: set[str] = set()
+        self._handles: dict[str, Handle] = {}
+        self._affinities: dict[str, AffinityState | None] = {}
+
+    @property
+    def room(self) -> int:
+        """How many more keys the transaction can take, after what one more request may need."""
+        operations = len(self._written) + len(self._handles) + len(self._affinities)
+        return TRANSACTION_LIMIT - _MARGIN - max(len(self._compares), operations)
+
+    def expect(self, key: str) -> None:
+        """Makes the transaction depend on ``key`` being as the cache has it."""
+        if key not in self._compares:
+            item = self.view.get(key)
+            self._compares[key] = absent(key) if item is None else unchanged(item)
+
+    def block(self, network: Network) -> Block | None:
+        """As Calico sees it on loading: addresses whose cooldown is over are free. Raises ``InvalidResource``."""
+        key = block_key(network)
+        if key not in self._blocks:
+            stored = self.view.block(key)
+            self._blocks[key] = stored and blocks.without_cooled(stored, now=self.now, cooldown=self.config.cooldown)
+        return self._blocks[key]
+
+    def put_block(self, block: Block) -> None:
+        self._set_block(block_key(block.network), block)
+
+    def reopen(self, block: Block) -> None:
+        """Addresses of ``block`` have become free."""
+        for scope in self.scopes.values():
+            if block.network in scope.full:
+                scope.full.remove(block.network)
+                scope.open = sorted([*scope.open, block.network], key=block_key)
+
+    def claimed(self, version: Version) -> list[Network]:
+        """Blocks that come into being with this transaction, among others."""
+        return [each.network for each in self._blocks.values() if each is not None and each.network.version == version]
+
+    def delete_block(self, network: Network) -> None:
+        self._set_block(block_key(network), None)
+
+    def affinity(self, node: str, network: Network) -> AffinityState | None:
+        key = affinity_key(node, network)
+        if key in self._affinities:
+            return self._affinities[key]
+        item = self.view.get(key)
+        return None if item is None else affinity_state(item.value)
+
+    def affinities(self, node: str, version: Version) -> list[Network]:
+        """CIDRs ``node`` has an affinity for, in key order."""
+        prefix = affinities_prefix(node, version)
+        keys = {key for key in self._affinities if key.startswith(prefix)} | set(self.view.keys(prefix))
+        found = [parse_affinity_key(key) for key in sorted(keys) if self._affinities.get(key, "") is not None]
+        return [each[1] for each in found if each is not None]
+
+    def hold_affinity(self, network: Network) -> None:
+        """This node's affinity for ``network`` is confirmed with this transaction, and not being taken away."""
+        key, state = affinity_key(self.node, network), self.affinity(self.node, network)
+        self.expect(key)
+        if state != "confirmed":
+            self._affinities[key] = "confirmed"
+        if state is None:
+            self.scopes.clear()
+
+    def delete_affinity(self, node: str, network: Network) -> None:
+        key = affinity_key(node, network)
+        self.expect(key)
+        self._affinities[key] = None
+        self.scopes.clear()
+
+    def add_to_handle(self, handle: str, network: Network) -> None:
+        key = handle_key(handle)
+        stored = self.handle(handle) or Handle.empty()
+        self._set_handle(key, stored.counted(str(network), stored.counts.get(str(network), 0) + 1))
+
+    def take_from_handle(self, handle: str, block: Block, released: int) -> None:
+        """Counts ``released`` addresses of ``block`` (as it is without them) off.
+
+        Calico may have counted more than it assigned; an entry never outlives the last address it stands for.
+        """
+        stored = self.handle(handle)
+        if stored is None or block.cidr not in stored.counts:
+            return
+        left = max(stored.counts[block.cidr] - released, len(block.held_by(handle)))
+        gone = not block.held_by(handle)
+        self._set_handle(handle_key(handle), stored.without(block.cidr) if gone else stored.counted(block.cidr, left))
+
+    def forget_in_handle(self, handle: str, cidr: str) -> None:
+        stored = self.handle(handle)
+        if stored is not None and cidr in stored.counts:
+            self._set_handle(handle_key(handle), stored.without(cidr))
+
+    def handle(self, handle: str) -> Handle | None:
+        key = handle_key(handle)
+        return self._handles.get(key) or self.view.handle(key)
+
+    def transaction(self) -> Transaction:
+        operations: list[Operation] = []
+        for key in sorted(self._written):
+            block = self._blocks[key]
+            operations += self._operation(key, None if block is None else blocks.encode(blocks.advanced(block)))
+        for key, handle in sorted(self._handles.items()):
+            operations += self._operation(key, handle.encode() if handle.counts else None)
+        for key, state in sorted(self._affinities.items()):
+            stored = self.view.get(key)
+            value = None if state is None else encode_affinity(state, stored.value if stored else b"")
+            operations += self._operation(key, value)
+        return Transaction(tuple(self._compares.values()), operations)
+
+    def remember(self) -> None:
+        """After the commit: the decoded blocks are what the cache now holds."""
+        for key in self._written:
+            block = self._blocks[key]
+            if block is not None:
+                self.view.remember(key, blocks.advanced(block))
+
+    def _set_block(self, key: str, block: Block | None) -> None:
+        self.expect(key)
+        self._blocks[key] = block
+        self._written.add(key)
+
+    def _set_handle(self, key: str, handle: Handle) -> None:
+        self.expect(key)
+        self._handles[key] = handle
+
+    def _operation(self, key: str, value: bytes | None) -> list[Operation]:
+        if value is not None:
+            return [Put(key, value)]
+        return [Delete(key)] if self.view.get(key) is not None else []

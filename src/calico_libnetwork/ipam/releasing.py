@@ -1,0 +1,109 @@
+"""Taking addresses and blocks back. What is not there is no error: a release that comes twice has had its way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from ipaddress import ip_network
+
+from calico_libnetwork.errors import AddressInUse, IpamError
+from calico_libnetwork.ipam.assigning import find_block, release_unselected
+from calico_libnetwork.ipam.draft import Draft
+from calico_libnetwork.model import block as blocks
+from calico_libnetwork.model import pools
+from calico_libnetwork.model.block import Block, same_handle
+from calico_libnetwork.model.ipam_keys import Address, Network, affinity_key, block_key, handle_key
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """With ``handle`` or ``sequence`` only if the address is still assigned just so, else ``AddressInUse``."""
+
+    address: Address
+    handle: str | None = None
+    sequence: int | None = None
+
+    def apply(self, draft: Draft) -> bool:
+        """False if the address was not assigned."""
+        block = find_block(draft, self.address)
+        if block is None:
+            pool = pools.containing(draft.pools, self.address)
+            if pool is not None:
+                draft.expect(block_key(pool.block_of(self.address)))
+            return False
+        draft.expect(block_key(block.network))
+        allocation = block.allocation(self.address)
+        if allocation is None or allocation.released is not None:
+            return False
+        if self.handle is not None and not same_handle(allocation.owner.handle, self.handle):
+            holder = allocation.owner.handle
+            raise AddressInUse(f"address {self.address} was not released: it belongs to {holder}, not to {self.handle}")
+        if self.sequence is not None and self.sequence != allocation.sequence:
+            raise AddressInUse(f"address {self.address} was not released: it has been assigned anew since")
+        _free(draft, block, (allocation.ordinal,))
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseHandle:
+    """All addresses of ``handle``, as far as one transaction takes them."""
+
+    handle: str
+
+    def apply(self, draft: Draft) -> tuple[list[Address], bool]:
+        """The addresses, and whether more are left for a further request."""
+        stored = draft.handle(self.handle)
+        draft.expect(handle_key(self.handle))
+        released: list[Address] = []
+        for cidr in stored.counts if stored else ():
+            if draft.room <= 0:
+                return released, True
+            block = draft.block(ip_network(cidr))
+            held = block.held_by(self.handle) if block else ()
+            if block is not None and held:
+                released += [block.network[ordinal] for ordinal in held]
+                _free(draft, block, held)
+            draft.forget_in_handle(self.handle, cidr)
+        return released, False
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseAffinity:
+    """``node``'s claim on a block. An empty block is deleted; any other goes on without a host if ``occupied``."""
+
+    node: str
+    network: Network
+    occupied: bool
+
+    def apply(self, draft: Draft) -> bool:
+        """False if the block was not this node's; an affinity that said so is deleted all the same."""
+        block = draft.block(self.network)
+        draft.expect(block_key(self.network))
+        ours = block is not None and block.node == self.node
+        if block is not None and ours and not block.is_empty and not self.occupied:
+            raise IpamError(f"block {block.cidr} of node {self.node} holds addresses: release them first")
+        if draft.view.get(affinity_key(self.node, self.network)) is not None:
+            draft.delete_affinity(self.node, self.network)
+        if block is None or not ours:
+            return False
+        draft.scopes.clear()
+        if block.is_empty:
+            draft.delete_block(self.network)
+        else:
+            draft.put_block(blocks.orphaned(block))
+        return True
+
+
+def _free(draft: Draft, block: Block, ordinals: tuple[int, ...]) -> None:
+    held = [block.allocation(block.network[ordinal]) for ordinal in ordinals]
+    counts = Counter(each.owner.handle for each in held if each is not None)
+    after = blocks.release(block, ordinals, now=draft.now, cooldown=draft.config.cooldown)
+    if after.affinity is None and after.is_empty:
+        draft.delete_block(block.network)
+    else:
+        draft.put_block(after)
+        draft.reopen(after)
+    for handle, released in counts.items():
+        if handle is not None:
+            draft.take_from_handle(handle, after, released)
+    release_unselected(draft, block.network)

@@ -1,0 +1,132 @@
+"""IPAM's objects as the cache holds them, decoded once per revision.
+
+An object that cannot be read is reported with its key and then left alone: it serves nobody and stops nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar, cast
+
+import structlog
+
+from calico_libnetwork.datastore.cache import Cache
+from calico_libnetwork.datastore.protocol import KeyValue
+from calico_libnetwork.errors import InvalidResource
+from calico_libnetwork.model import block as blocks
+from calico_libnetwork.model import ipam_keys, kinds
+from calico_libnetwork.model.block import Block
+from calico_libnetwork.model.ipam_keys import Network
+from calico_libnetwork.model.ipam_records import Handle, IpamConfig
+from calico_libnetwork.model.kinds import KINDS, ResourceKey
+from calico_libnetwork.model.pools import Pool, reserved_networks
+from calico_libnetwork.model.resources import AnyResource, IPPool
+
+T = TypeVar("T")
+
+POOLS = KINDS["IPPool"].prefix
+RESERVATIONS = KINDS["IPReservation"].prefix
+NODES = KINDS["Node"].prefix
+PREFIXES = (ipam_keys.IPAM_PREFIX, POOLS, RESERVATIONS, NODES)
+"""What a cache has to hold for IPAM to work on it."""
+
+_log = structlog.get_logger()
+
+
+class View:
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+        self._decoded: dict[str, tuple[KeyValue, object]] = {}
+
+    def get(self, key: str) -> KeyValue | None:
+        return self.cache.get(key)
+
+    def config(self) -> IpamConfig:
+        """Raises ``InvalidResource``: guessing at strict affinity would hand out what must not be."""
+        item = self.cache.get(ipam_keys.CONFIG_KEY)
+        return IpamConfig() if item is None else self._known(item, _config)
+
+    def pools(self) -> tuple[Pool, ...]:
+        """All readable pools, in name order."""
+        return tuple(self._readable(POOLS, _pool))
+
+    def reserved(self) -> tuple[Network, ...]:
+        return tuple(network for networks in self._readable(RESERVATIONS, _reserved) for network in networks)
+
+    def labels(self, node: str) -> Mapping[str, str] | None:
+        """The labels of a Node; None if it does not exist."""
+        item = self.cache.get(ResourceKey("Node", node).path)
+        return None if item is None else self._known(item, _labels)
+
+    def handle(self, key: str) -> Handle | None:
+        item = self.cache.get(key)
+        return None if item is None else self._known(item, _handle)
+
+    def block(self, key: str) -> Block | None:
+        """Raises ``InvalidResource``."""
+        item = self.cache.get(key)
+        return None if item is None else self._known(item, _block)
+
+    def blocks(self, prefix: str = ipam_keys.BLOCKS_PREFIX) -> Iterator[Block]:
+        """All readable blocks, in key order."""
+        return self._readable(prefix, _block)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        return (item.key for item in self.cache.under(prefix))
+
+    def remember(self, key: str, decoded: object) -> None:
+        """Spares the decoding of what was just written."""
+        item = self.cache.get(key)
+        if item is not None:
+            self._decoded[key] = (item, decoded)
+
+    def _readable(self, prefix: str, decode: Callable[[KeyValue], T]) -> Iterator[T]:
+        for item in self.cache.under(prefix):
+            try:
+                yield self._known(item, decode)
+            except InvalidResource:
+                continue
+
+    def _known(self, item: KeyValue, decode: Callable[[KeyValue], T]) -> T:
+        known = self._decoded.get(item.key)
+        if known is None or known[0] is not item:
+            try:
+                decoded: object = decode(item)
+            except InvalidResource as error:
+                decoded = error
+                _log.error("an object in the datastore is not readable", key=item.key, reason=str(error))
+            self._decoded[item.key] = known = (item, decoded)
+        if isinstance(known[1], InvalidResource):
+            raise InvalidResource(f"{item.key}: {known[1]}")
+        return cast(T, known[1])  # one key is always decoded by the same function
+
+
+def _config(item: KeyValue) -> IpamConfig:
+    return IpamConfig.decode(item.value)
+
+
+def _block(item: KeyValue) -> Block:
+    return blocks.decode(item.value)
+
+
+def _handle(item: KeyValue) -> Handle:
+    return Handle.decode(item.value)
+
+
+def _pool(item: KeyValue) -> Pool:
+    return Pool.read(cast(IPPool, _resource(item)))
+
+
+def _reserved(item: KeyValue) -> tuple[Network, ...]:
+    return reserved_networks(_resource(item))
+
+
+def _labels(item: KeyValue) -> Mapping[str, str]:
+    return _resource(item).labels
+
+
+def _resource(item: KeyValue) -> AnyResource:
+    key = kinds.parse_path(item.key)
+    if key is None:
+        raise InvalidResource("this key names no resource")
+    return kinds.decode(key, item.value)
