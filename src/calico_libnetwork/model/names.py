@@ -8,6 +8,7 @@ from calico_libnetwork.errors import InvalidResource
 
 NAME_LIMIT = 253
 INTERFACE_PREFIX = "cali"
+_HANDLE_PREFIX = "libnetwork."
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
@@ -31,6 +32,15 @@ def is_label_value(value: str) -> bool:
 def endpoint_interface(endpoint_id: str) -> str:
     """Host side interface of a Docker endpoint: ``cali`` and the first 11 characters, 15 in all."""
     return INTERFACE_PREFIX + endpoint_id[:11]
+
+
+def address_handle(node: str, request: str) -> str:
+    """The IPAM handle of one address that Docker requested; no endpoint or container is known by then."""
+    return f"{_HANDLE_PREFIX}{node}.{request}"
+
+
+def is_address_handle(handle: str | None, node: str) -> bool:
+    return handle is not None and handle.startswith(f"{_HANDLE_PREFIX}{node}.")
 
 
 def workload_endpoint_name(node: str, endpoint_id: str) -> str:

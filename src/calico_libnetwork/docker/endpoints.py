@@ -1,0 +1,185 @@
+"""Workload endpoints as Docker's side needs them: how one is written, and who holds an address, by index.
+
+The index follows the cache, so that a lookup costs the same among ten endpoints as among ten thousand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
+
+from calico_libnetwork.datastore.cache import Cache
+from calico_libnetwork.datastore.protocol import Event, KeyValue
+from calico_libnetwork.docker.profiles import NETWORK_ID
+from calico_libnetwork.errors import InvalidResource
+from calico_libnetwork.model import documents, kinds
+from calico_libnetwork.model.documents import Document
+from calico_libnetwork.model.kinds import KINDS, ResourceKey
+from calico_libnetwork.model.names import endpoint_interface, workload_endpoint_name
+from calico_libnetwork.model.resources import LIBNETWORK_NAMESPACE, ORCHESTRATOR, WorkloadEndpoint
+
+Address = IPv4Address | IPv6Address
+Interface = IPv4Interface | IPv6Interface
+
+_LABELS = {
+    "projectcalico.org/namespace": LIBNETWORK_NAMESPACE,
+    "projectcalico.org/orchestrator": ORCHESTRATOR,
+}
+_PREFIX = KINDS["WorkloadEndpoint"].prefix
+
+
+def endpoint_key(node: str, endpoint_id: str) -> ResourceKey:
+    return ResourceKey("WorkloadEndpoint", workload_endpoint_name(node, endpoint_id), LIBNETWORK_NAMESPACE)
+
+
+def chosen_mac(endpoint_id: str) -> str:
+    """A locally administered unicast address, the same whenever Docker repeats the call."""
+    octets = bytearray(hashlib.sha256(endpoint_id.encode()).digest()[:6])
+    octets[0] = octets[0] & 0xFC | 0x02
+    return octets.hex(":")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEndpoint:
+    """An endpoint to be written; ``labels`` are the container's, already checked."""
+
+    node: str
+    endpoint_id: str
+    addresses: tuple[Address, ...]
+    profiles: tuple[str, ...]
+    mac: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+
+    @property
+    def key(self) -> ResourceKey:
+        return endpoint_key(self.node, self.endpoint_id)
+
+    def document(self, *, uid: str, created: str) -> Document:
+        spec: Document = {
+            "orchestrator": ORCHESTRATOR,
+            "workload": "libnetwork",
+            "node": self.node,
+            "endpoint": self.endpoint_id,
+            "ipNetworks": [f"{address}/{address.max_prefixlen}" for address in self.addresses],
+        }
+        if self.profiles:
+            spec["profiles"] = list(self.profiles)
+        spec |= {"interfaceName": endpoint_interface(self.endpoint_id), "mac": self.mac}
+        return documents.new_document(
+            "WorkloadEndpoint",
+            self.key.name,
+            spec,
+            uid=uid,
+            created=created,
+            namespace=LIBNETWORK_NAMESPACE,
+            labels=dict(sorted({**self.labels, **_LABELS}.items())),
+            annotations=dict(sorted(self.annotations.items())),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A stored workload endpoint, of any node and orchestrator."""
+
+    key: ResourceKey
+    node: str
+    endpoint_id: str
+    interface: str
+    mac: str
+    addresses: frozenset[Address]
+    profiles: tuple[str, ...]
+    network_id: str
+
+
+class EndpointIndex:
+    """All workload endpoints of the cluster by key, by address and by interface of this node."""
+
+    def __init__(self, cache: Cache, *, node: str) -> None:
+        self._node = node
+        self._by_path: dict[str, Endpoint] = {}
+        self._by_address: dict[Address, set[str]] = {}
+        self._by_interface: dict[str, str] = {}
+        cache.subscribe(self._on_events)
+        for key_value in cache.under(_PREFIX):
+            self._put(key_value)
+
+    def get(self, key: ResourceKey) -> Endpoint | None:
+        return self._by_path.get(key.path)
+
+    def holders(self, address: Address) -> list[Endpoint]:
+        return [self._by_path[path] for path in self._by_address.get(address, ())]
+
+    def of_interface(self, name: str) -> Endpoint | None:
+        """The endpoint of this node with that host side interface."""
+        path = self._by_interface.get(name)
+        return self._by_path[path] if path is not None else None
+
+    def of_network(self, network_id: str) -> Iterator[Endpoint]:
+        return (endpoint for endpoint in self._by_path.values() if endpoint.network_id == network_id)
+
+    def of_node(self) -> Iterator[Endpoint]:
+        return (endpoint for endpoint in self._by_path.values() if endpoint.node == self._node)
+
+    def uses_profile(self, profile: str) -> bool:
+        return any(profile in endpoint.profiles for endpoint in self._by_path.values())
+
+    def _on_events(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if event.key.startswith(_PREFIX):
+                self._remove(event.key)
+                if event.current is not None:
+                    self._put(event.current)
+
+    def _put(self, key_value: KeyValue) -> None:
+        endpoint = _read(key_value)
+        if endpoint is None:
+            return
+        path = key_value.key
+        self._by_path[path] = endpoint
+        for address in endpoint.addresses:
+            self._by_address.setdefault(address, set()).add(path)
+        if endpoint.node == self._node:
+            self._by_interface[endpoint.interface] = path
+
+    def _remove(self, path: str) -> None:
+        endpoint = self._by_path.pop(path, None)
+        if endpoint is None:
+            return
+        for address in endpoint.addresses:
+            paths = self._by_address[address]
+            paths.discard(path)
+            if not paths:
+                del self._by_address[address]
+        if self._by_interface.get(endpoint.interface) == path:
+            del self._by_interface[endpoint.interface]
+
+
+def _read(key_value: KeyValue) -> Endpoint | None:
+    """None for what is no readable endpoint: it then holds no address that we could know of."""
+    key = kinds.parse_path(key_value.key)
+    if key is None:
+        return None
+    try:
+        resource: WorkloadEndpoint = kinds.decode(key, key_value.value)
+        addresses = frozenset(_addresses(resource.spec.ip_networks or ()))
+    except (InvalidResource, ValueError):
+        return None
+    spec = resource.spec
+    return Endpoint(
+        key=key,
+        node=spec.node,
+        endpoint_id=spec.endpoint,
+        interface=spec.interface_name,
+        mac=spec.mac,
+        addresses=addresses,
+        profiles=spec.profiles or (),
+        network_id=resource.annotations.get(NETWORK_ID, ""),
+    )
+
+
+def _addresses(networks: Iterable[str]) -> Iterator[Address]:
+    for network in networks:
+        yield ip_interface(network).ip

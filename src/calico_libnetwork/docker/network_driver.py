@@ -1,0 +1,306 @@
+"""Docker's NetworkDriver: networks and endpoints as Calico's profiles and workload endpoints.
+
+Everything that can fail is done in CreateEndpoint: on Docker 29 a container whose Join failed loses its network for
+good. CreateEndpoint makes the veth pair and then writes the workload endpoint, last and in one transaction with
+whatever it depends on; Join only names what is there. Calls may be repeated, come in odd order, or name what this
+process has never seen: what counts is the datastore, which every call reads from the cache.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_interface
+from typing import Protocol
+
+import structlog
+
+from calico_libnetwork.dataplane.veth import HOST_MAC, Veth, VethSpec, link_local
+from calico_libnetwork.datastore.cache import Cache
+from calico_libnetwork.datastore.protocol import Delete, Put, Transaction, absent, unchanged
+from calico_libnetwork.docker import messages
+from calico_libnetwork.docker.endpoints import Endpoint, EndpointIndex, NewEndpoint, chosen_mac, endpoint_key
+from calico_libnetwork.docker.in_flight import InFlight
+from calico_libnetwork.docker.networks import Networks, timestamp
+from calico_libnetwork.docker.profiles import NETWORK_ID, NETWORK_NAME
+from calico_libnetwork.docker.sandboxes import Sandboxes
+from calico_libnetwork.docker.settings import DockerSettings
+from calico_libnetwork.errors import AddressInUse, AlreadyExists, Conflict, NotFound, Refused
+from calico_libnetwork.model import documents
+from calico_libnetwork.model.ipam_keys import Address
+from calico_libnetwork.model.kinds import ResourceKey
+from calico_libnetwork.model.names import endpoint_interface
+
+GATEWAY_V4 = IPv4Address("169.254.1.1")
+STATUS_DEADLINE = 2.0
+"""Seconds that Join waits for the agent; the endpoint is closed until the agent has opened it, so going on is safe."""
+
+_PEER_PREFIX = "temp"
+_ATTEMPTS = 5
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+_log = structlog.get_logger(__name__)
+
+
+class Veths(Protocol):
+    async def create(self, spec: VethSpec) -> Veth: ...
+
+    async def schedule_delete(self, host_name: str) -> None:
+        """No such interface is success."""
+        ...
+
+
+class EndpointStatus(Protocol):
+    async def wait(self, key: ResourceKey, timeout: float) -> bool:  # noqa: ASYNC109 - an answer, not an error
+        """Whether routes and rules of the endpoint were in force within ``timeout`` seconds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerFacts:
+    """What is known of the container behind an endpoint; ``labels`` are checked for Calico."""
+
+    labels: dict[str, str]
+    annotations: dict[str, str]
+
+
+_UNKNOWN = ContainerFacts({}, {})
+
+
+class NetworkDriver:
+    def __init__(
+        self,
+        settings: DockerSettings,
+        *,
+        cache: Cache,
+        networks: Networks,
+        endpoints: EndpointIndex,
+        veths: Veths,
+        status: EndpointStatus,
+        in_flight: InFlight,
+        sandboxes: Sandboxes,
+    ) -> None:
+        self._settings = settings
+        self._cache = cache
+        self._networks = networks
+        self._endpoints = endpoints
+        self._veths = veths
+        self._status = status
+        self._in_flight = in_flight
+        self._sandboxes = sandboxes
+        self._gateways_v6: dict[str, IPv6Address | None] = {}  # of endpoints made by this process
+        self._creating: set[str] = set()
+
+    async def create_network(self, request: messages.CreateNetwork) -> None:
+        refuse_unsupported(request)
+        await self._networks.add(request)
+
+    async def delete_network(self, request: messages.NetworkRequest) -> None:
+        await self._networks.remove(request.network_id)
+
+    async def create_endpoint(self, request: messages.CreateEndpoint) -> messages.CreatedEndpoint:
+        await self._cache.synced()
+        interface = request.interface or messages.EndpointInterface()
+        addresses = _addresses(interface, request.endpoint_id)
+        mac = _user_mac(interface) or chosen_mac(request.endpoint_id)
+        endpoint_id = request.endpoint_id
+        if endpoint_id in self._creating:
+            raise Conflict(f"endpoint {endpoint_id[:12]} is being created already; try again")
+        self._creating.add(endpoint_id)
+        try:
+            if not self._is_repeated(request, addresses):
+                await self._create(request, addresses, mac)
+        finally:
+            self._creating.discard(endpoint_id)
+        for address in addresses:
+            self._in_flight.end(address)
+        answer = messages.EndpointInterface(mac_address="" if interface.mac_address else mac)
+        return messages.CreatedEndpoint(interface=answer)
+
+    async def delete_endpoint(self, request: messages.EndpointRequest) -> None:
+        await self._cache.synced()
+        self._sandboxes.leave(request.endpoint_id)
+        self._gateways_v6.pop(request.endpoint_id, None)
+        await self.forget_endpoint(endpoint_key(self._settings.node, request.endpoint_id))
+        await self._veths.schedule_delete(endpoint_interface(request.endpoint_id))
+
+    async def forget_endpoint(self, key: ResourceKey) -> None:
+        """Deletes the workload endpoint; none is success."""
+        for _ in range(_ATTEMPTS):
+            stored = self._cache.get(key.path)
+            if stored is None:
+                return
+            outcome = await self._cache.commit(Transaction([unchanged(stored)], [Delete(key.path)]))
+            if outcome.succeeded:
+                return
+        raise Conflict(f"{key} kept being changed by others; try again")
+
+    async def join(self, request: messages.Join) -> messages.Joined:
+        await self._cache.synced()
+        key = endpoint_key(self._settings.node, request.endpoint_id)
+        endpoint = self._endpoints.get(key)
+        if endpoint is None:
+            raise NotFound(
+                f"endpoint {request.endpoint_id[:12]} does not exist on node {self._settings.node}; start the"
+                " container again"
+            )
+        place = self._sandboxes.enter(request.sandbox_key, request.endpoint_id) if request.sandbox_key else 1
+        if not await self._status.wait(key, STATUS_DEADLINE):
+            _log.warning(
+                "endpoint is not programmed yet; its traffic is dropped until it is",
+                endpoint=request.endpoint_id[:12],
+                waited=STATUS_DEADLINE,
+            )
+        return self._joined(endpoint, place)
+
+    async def leave(self, request: messages.EndpointRequest) -> None:
+        self._sandboxes.leave(request.endpoint_id)
+
+    def _is_repeated(self, request: messages.CreateEndpoint, addresses: tuple[Address, ...]) -> bool:
+        existing = self._endpoints.get(endpoint_key(self._settings.node, request.endpoint_id))
+        if existing is None:
+            return False
+        if existing.addresses != frozenset(addresses) or existing.network_id not in ("", request.network_id):
+            raise AlreadyExists(
+                f"endpoint {request.endpoint_id[:12]} exists already with {_listed(existing.addresses)};"
+                " delete it before it is created anew"
+            )
+        return True
+
+    async def _create(self, request: messages.CreateEndpoint, addresses: tuple[Address, ...], mac: str) -> None:
+        self._refuse_conflicts(request.endpoint_id, addresses)
+        spec = VethSpec(
+            host_name=endpoint_interface(request.endpoint_id),
+            peer_name=_peer_name(request.endpoint_id),
+            peer_mac=mac,
+            mtu=self._settings.veth_mtu(),
+            ipv6=any(address.version == 6 for address in addresses),
+        )
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._veths.schedule_delete, spec.host_name)
+            veth = await self._veths.create(spec)
+            await self._write(request, addresses, mac)
+            self._gateways_v6[request.endpoint_id] = veth.gateway_v6
+            undo.pop_all()
+
+    def _refuse_conflicts(self, endpoint_id: str, addresses: tuple[Address, ...]) -> None:
+        """Against another endpoint of this node; what other nodes do with an address, IPAM has settled."""
+        for address in addresses:
+            for holder in self._endpoints.holders(address):
+                if holder.node == self._settings.node and holder.endpoint_id != endpoint_id:
+                    raise AddressInUse(
+                        f"address {address} belongs to endpoint {holder.endpoint_id[:12]} of this node; choose another"
+                    )
+        neighbour = self._endpoints.of_interface(endpoint_interface(endpoint_id))
+        if neighbour is not None and neighbour.endpoint_id != endpoint_id:
+            raise AlreadyExists(
+                f"interface {neighbour.interface} belongs to endpoint {neighbour.endpoint_id[:12]} already;"
+                " start the container again to get another one"
+            )
+
+    async def _write(self, request: messages.CreateEndpoint, addresses: tuple[Address, ...], mac: str) -> None:
+        facts = await self._facts(addresses)
+        for _ in range(_ATTEMPTS):
+            membership = await self._networks.join(request.network_id)
+            annotations = {NETWORK_ID: request.network_id, **facts.annotations}
+            if membership.record.name:
+                annotations[NETWORK_NAME] = membership.record.name
+            new = NewEndpoint(
+                node=self._settings.node,
+                endpoint_id=request.endpoint_id,
+                addresses=addresses,
+                profiles=membership.profiles,
+                mac=mac,
+                labels=facts.labels,
+                annotations=annotations,
+            )
+            path = new.key.path
+            value = documents.encode(new.document(uid=str(uuid.uuid4()), created=timestamp()))
+            outcome = await self._cache.commit(
+                Transaction([absent(path), *membership.compares], [Put(path, value), *membership.operations])
+            )
+            if outcome.succeeded:
+                return
+        raise Conflict(f"network {request.network_id[:12]} kept being changed by others; try again")
+
+    async def _facts(self, addresses: tuple[Address, ...]) -> ContainerFacts:
+        return _UNKNOWN
+
+    def _joined(self, endpoint: Endpoint, place: int) -> messages.Joined:
+        gateway_v4, gateway_v6 = self._gateways(endpoint, place)
+        routes = tuple(
+            messages.StaticRoute(destination=f"{gateway}/{gateway.max_prefixlen}", route_type=messages.CONNECTED)
+            for gateway in (gateway_v4, gateway_v6)
+            if gateway is not None
+        )
+        return messages.Joined(
+            interface_name=messages.InterfaceName(
+                src_name=_peer_name(endpoint.endpoint_id), dst_prefix=self._settings.interface_prefix
+            ),
+            gateway=str(gateway_v4 or ""),
+            gateway_ipv6=str(gateway_v6 or ""),
+            static_routes=routes,
+            disable_gateway_service=not routes,
+        )
+
+    def _gateways(self, endpoint: Endpoint, place: int) -> tuple[IPv4Address | None, IPv6Address | None]:
+        """Only of families that the endpoint has; the kernel of a container without IPv6 refuses the rest.
+
+        The host answers for any IPv4 next hop, but has one link-local address, which a container can use once.
+        """
+        versions = {address.version for address in endpoint.addresses}
+        gateway_v4 = GATEWAY_V4 + (place - 1) if 4 in versions else None
+        gateway_v6 = None
+        if 6 in versions and place == 1:
+            gateway_v6 = self._gateways_v6.get(endpoint.endpoint_id, link_local(HOST_MAC))
+        return gateway_v4, gateway_v6
+
+
+def refuse_unsupported(request: messages.CreateNetwork) -> None:
+    """Raises ``Refused`` for what a Calico network cannot be.
+
+    Unknown options of Docker's own are let pass: Docker 28 began to send one that is true for every network.
+    """
+    data = (*(request.ipv4_data or ()), *(request.ipv6_data or ()))
+    if any(entry.address_space not in (messages.LOCAL_ADDRESS_SPACE, messages.GLOBAL_ADDRESS_SPACE) for entry in data):
+        raise Refused("Non-Calico IPAM driver is used")
+    options = request.options or {}
+    if options.get(messages.INTERNAL) in (True, "true"):
+        raise Refused("Calico driver does not support the flag --internal.")
+    generic = options.get(messages.GENERIC)
+    flags = sorted(generic) if isinstance(generic, dict) else []
+    if flags:
+        noun = "flag" if len(flags) == 1 else "flags"
+        raise Refused(f"Calico driver does not support the {noun} {', '.join(flags)}.")
+    if not data:
+        raise Refused("a Calico network needs IPv4 or IPv6 addresses; create it without --ipv4=false or with --ipv6")
+
+
+def _addresses(interface: messages.EndpointInterface, endpoint_id: str) -> tuple[Address, ...]:
+    texts = [text for text in (interface.address, interface.address_ipv6) if text]
+    if not texts:
+        raise Refused(
+            f"endpoint {endpoint_id[:12]} came without an address; create its network with --ipam-driver calico-ipam"
+        )
+    try:
+        return tuple(ip_interface(text).ip for text in texts)
+    except ValueError as error:
+        raise Refused(f"endpoint {endpoint_id[:12]} came with an address that is none: {error}") from error
+
+
+def _user_mac(interface: messages.EndpointInterface) -> str:
+    mac = interface.mac_address.lower()
+    if mac and _MAC.fullmatch(mac) is None:
+        raise Refused(f"MAC address {interface.mac_address} is not six pairs of hexadecimal digits; correct it")
+    return mac
+
+
+def _peer_name(endpoint_id: str) -> str:
+    """Of the container's end until Docker moves and renames it."""
+    return _PEER_PREFIX + endpoint_id[:11]
+
+
+def _listed(addresses: frozenset[Address]) -> str:
+    return ", ".join(sorted(map(str, addresses)))
