@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from calico_libnetwork.dataplane.kernel import Kernel
+from calico_libnetwork.dataplane.nft import Nft
 
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -148,4 +149,10 @@ def workloads(namespace: Namespace) -> Iterator[Workloads]:
 @pytest.fixture
 async def kernel(namespace: Namespace) -> AsyncIterator[Kernel]:
     async with Kernel() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def nft(namespace: Namespace) -> AsyncIterator[Nft]:
+    async with Nft() as opened:
         yield opened
