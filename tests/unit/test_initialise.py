@@ -18,6 +18,7 @@ from calico_libnetwork.datastore.protocol import Listing, Outcome, Put, Transact
 from calico_libnetwork.errors import ConfigError, Conflict
 from calico_libnetwork.model import documents
 from calico_libnetwork.model.kinds import ResourceKey
+from calico_libnetwork.model.validation import validate
 
 HOST = FirstStart(
     node="host-a",
@@ -73,6 +74,14 @@ async def test_bare_datastore_gets_everything_that_calico_node_makes() -> None:
     assert cluster == {"clusterType": "docker", "datastoreReady": True}
     assert found["felixconfigurations/node.host-a"]["spec"]["defaultEndpointToHostAction"] == "Return"
     assert found["felixconfigurations/default"]["spec"]["reportingInterval"] == "0s"
+
+
+async def test_everything_written_is_in_the_form_that_calico_stores() -> None:
+    for item in (await (await started()).list(["/"])).items:
+        document = documents.decode(item.value)
+        valid = validate(document)
+        assert valid.key.path == item.key
+        assert documents.encode(valid.document) == item.value
 
 
 async def test_tiers_are_stored_as_calicos_tools_store_them() -> None:

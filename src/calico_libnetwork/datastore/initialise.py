@@ -142,10 +142,9 @@ _FELIX_DEFAULTS: Document = {
     "bpfHostNetworkedNATWithoutCTLB": "Enabled",
     "floatingIPs": "Disabled",
 }
-_BGP_DEFAULTS: Document = {"serviceLoadBalancerAggregation": "Enabled"}
+_BGP_DEFAULTS: Document = {"logSeverityScreen": "Info", "serviceLoadBalancerAggregation": "Enabled"}
 _IPAM_DEFAULTS: Document = {
     "strictAffinity": False,
-    "maxBlocksPerHost": 0,
     "autoAllocateBlocks": True,
     "kubeVirtVMAddressPersistence": "Enabled",
 }
