@@ -147,13 +147,20 @@ def same_handle(stored: str | None, handle: str) -> bool:
 
 
 def decode(value: bytes) -> Block:
-    """Raises ``InvalidResource`` for what cannot be a block: wrong types, sizes or attribute indices."""
+    """Raises ``InvalidResource`` for what cannot be used: wrong types, sizes or attribute indices."""
+    block = parse(value)
+    _verify(block)
+    return block
+
+
+def parse(value: bytes) -> Block:
+    """A block that may contradict itself. Raises ``InvalidResource`` for what has not the form of one."""
     try:
         fields = _fields.decode(value)
         network = ip_network(fields.cidr)
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
         raise InvalidResource(f"an IPAM block is not readable: {error}") from error
-    block = Block(
+    return Block(
         network=network,
         affinity=_affinity(fields.affinity, fields.host_affinity),
         claimed=fields.affinity_claim_time,
@@ -164,8 +171,6 @@ def decode(value: bytes) -> Block:
         sequences=fields.sequence_number_for_allocation or {},
         document=documents.decode(value),
     )
-    _verify(block)
-    return block
 
 
 def _verify(block: Block) -> None:
