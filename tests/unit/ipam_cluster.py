@@ -37,10 +37,23 @@ class Cluster:
         self.store = store
         self.clock = clock
         self._tasks: list[asyncio.Task[None]] = []
+        self._caches: list[Cache] = []
 
     async def put(self, values: Mapping[str, bytes]) -> None:
+        """Writes past every host, and lets their caches hear of it."""
         for key, value in values.items():
             await self.store.commit(Transaction((), (Put(key, value),)))
+        await self.heard()
+
+    async def heard(self) -> None:
+        """Waits until every cache is as recent as the store."""
+        revision = (await self.store.get(())).revision
+        for cache in self._caches:
+            while cache.revision < revision:
+                heard = asyncio.Event()
+                forget = cache.subscribe(lambda _, heard=heard: heard.set())  # type: ignore[misc]
+                await heard.wait()
+                forget()
 
     async def resource(self, kind: str, name: str, spec: dict[str, Any], **metadata: Any) -> None:
         document = documents.new_document(kind, name, spec, uid="u", created="2026-11-24T00:00:00Z")
@@ -60,6 +73,7 @@ class Cluster:
         cache = Cache(store or self.store, PREFIXES)
         self._tasks.append(asyncio.create_task(cache.run()))
         await cache.synced()
+        self._caches.append(cache)
         return Host(name, cache, Ipam(cache, node=name, clock=self.clock))
 
     async def values(self, prefix: str = "/calico/ipam/v2/") -> dict[str, str]:

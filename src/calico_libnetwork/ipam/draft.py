@@ -169,12 +169,12 @@ class Draft:
             operations += self._operation(key, value)
         return Transaction(tuple(self._compares.values()), operations)
 
-    def remember(self) -> None:
-        """After the commit: the decoded blocks are what the cache now holds."""
+    def remember(self, revision: int) -> None:
+        """After the commit at ``revision``: the decoded blocks are what the cache now holds."""
         for key in self._written:
             block = self._blocks[key]
             if block is not None:
-                self.view.remember(key, blocks.advanced(block))
+                self.view.remember(key, blocks.advanced(block), revision=revision)
 
     def _set_block(self, key: str, block: Block | None) -> None:
         self.expect(key)

@@ -74,10 +74,10 @@ class View:
     def keys(self, prefix: str) -> Iterator[str]:
         return (item.key for item in self.cache.under(prefix))
 
-    def remember(self, key: str, decoded: object) -> None:
-        """Spares the decoding of what was just written."""
+    def remember(self, key: str, decoded: object, *, revision: int) -> None:
+        """Spares the decoding of what was written at ``revision``, unless it has been overwritten since."""
         item = self.cache.get(key)
-        if item is not None:
+        if item is not None and item.mod_revision == revision:
             self._decoded[key] = (item, decoded)
 
     def _readable(self, prefix: str, decode: Callable[[KeyValue], T]) -> Iterator[T]:

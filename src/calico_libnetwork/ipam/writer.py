@@ -113,7 +113,7 @@ class Writer:
             return
         outcome = await self._cache.commit(transaction)
         if outcome.succeeded:
-            draft.remember()
+            draft.remember(outcome.revision)
             self._settle(batch)
             return
         exhausted = [each for each in batch if each.attempts >= ATTEMPTS]
@@ -150,9 +150,9 @@ class Writer:
 
     def _gave_back(self, release: Release, done: asyncio.Future[bool]) -> None:
         error = None if done.cancelled() else done.exception()
-        if error is None:
+        if error is None and done.result():
             _log.info("gave back an address nobody waited for", address=str(release.address))
-        elif not isinstance(error, AddressInUse):
+        elif error is not None and not isinstance(error, AddressInUse):
             self._doubtful.append(release)
 
 
