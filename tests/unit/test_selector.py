@@ -103,8 +103,9 @@ def test_requirements_name_the_labels_a_match_needs(text: str, required: dict[st
 
 
 def test_prefix_and_conjunction_keep_the_meaning() -> None:
-    selector = conjunction([parse("all()"), parse("a == 'x' || !has(b)").prefixed("pcns."), parse("has(c)")])
-    assert selector.canonical == '((pcns.a == "x" || !has(pcns.b)) && has(c))'
+    prefixed = parse("a == 'x' || !has(b) || all()").prefixed("pcns.", everything=parse("has(n)"))
+    selector = conjunction([parse("all()"), prefixed, parse("has(c)")])
+    assert selector.canonical == '((pcns.a == "x" || !has(pcns.b) || has(n)) && has(c))'
     assert conjunction([]).canonical == "all()"
     assert conjunction([parse("has(a)"), parse("has(a)")]).canonical == "has(a)"
 

@@ -41,7 +41,7 @@ class Node(Protocol):
 
     def requirements(self) -> Requirements: ...
 
-    def prefixed(self, prefix: str) -> Node: ...
+    def prefixed(self, prefix: str, everything: Node) -> Node: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ class Everything:
     def requirements(self) -> Requirements:
         return {}
 
-    def prefixed(self, prefix: str) -> Node:
-        return self
+    def prefixed(self, prefix: str, everything: Node) -> Node:
+        return everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Has:
     def requirements(self) -> Requirements:
         return {self.label: None}
 
-    def prefixed(self, prefix: str) -> Node:
+    def prefixed(self, prefix: str, everything: Node) -> Node:
         return Has(prefix + self.label)
 
 
@@ -110,7 +110,7 @@ class Comparison:
             return {}
         return {self.label: frozenset((self.value,)) if self.operator == "==" else None}
 
-    def prefixed(self, prefix: str) -> Node:
+    def prefixed(self, prefix: str, everything: Node) -> Node:
         return Comparison(prefix + self.label, self.operator, self.value)
 
 
@@ -129,7 +129,7 @@ class Membership:
     def requirements(self) -> Requirements:
         return {self.label: self.values} if self.operator == "in" else {}
 
-    def prefixed(self, prefix: str) -> Node:
+    def prefixed(self, prefix: str, everything: Node) -> Node:
         return Membership(prefix + self.label, self.operator, self.values)
 
 
@@ -146,8 +146,8 @@ class Not:
     def requirements(self) -> Requirements:
         return {}
 
-    def prefixed(self, prefix: str) -> Node:
-        return Not(self.operand.prefixed(prefix))
+    def prefixed(self, prefix: str, everything: Node) -> Node:
+        return Not(self.operand.prefixed(prefix, everything))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +168,8 @@ class And:
                 required[label] = values if known is None else known if values is None else known & values
         return required
 
-    def prefixed(self, prefix: str) -> Node:
-        return And(tuple(operand.prefixed(prefix) for operand in self.operands))
+    def prefixed(self, prefix: str, everything: Node) -> Node:
+        return And(tuple(operand.prefixed(prefix, everything) for operand in self.operands))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +193,8 @@ class Or:
             required[label] = values
         return required
 
-    def prefixed(self, prefix: str) -> Node:
-        return Or(tuple(operand.prefixed(prefix) for operand in self.operands))
+    def prefixed(self, prefix: str, everything: Node) -> Node:
+        return Or(tuple(operand.prefixed(prefix, everything) for operand in self.operands))
 
 
 class Selector:
@@ -232,9 +232,9 @@ class Selector:
     def mentions_global(self) -> bool:
         return _mentions_global(self.root)
 
-    def prefixed(self, prefix: str) -> Selector:
-        """The same selector with ``prefix`` before every label."""
-        return Selector(self.root.prefixed(prefix))
+    def prefixed(self, prefix: str, *, everything: Selector) -> Selector:
+        """The same selector with ``prefix`` before every label and ``everything`` in place of ``all()``."""
+        return Selector(self.root.prefixed(prefix, everything.root))
 
 
 def conjunction(selectors: Iterable[Selector]) -> Selector:

@@ -1,0 +1,7 @@
+"""What the kernel shall hold, made from Calico's resources: pure, no I/O."""
+
+from calico_libnetwork.dataplane.rules.endpoints import LocalEndpoint
+from calico_libnetwork.dataplane.rules.ruleset import Ruleset
+from calico_libnetwork.dataplane.rules.settings import RulesSettings
+
+__all__ = ["LocalEndpoint", "RulesSettings", "Ruleset"]

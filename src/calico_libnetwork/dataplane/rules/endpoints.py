@@ -1,0 +1,171 @@
+"""Resources as the rules see them: the workloads of this node, and the owners of addresses everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from calico_libnetwork.dataplane.rules import names
+from calico_libnetwork.dataplane.rules.members import Owner
+from calico_libnetwork.model.kinds import ResourceKey
+from calico_libnetwork.model.names import split_workload_endpoint_name
+from calico_libnetwork.model.resources import EndpointPort, HostEndpoint, NetworkSet, WorkloadEndpoint
+from calico_libnetwork.policy.entity import (
+    NAMESPACE_LABEL,
+    NAMESPACE_PREFIX,
+    ORCHESTRATOR_LABEL,
+    SERVICE_ACCOUNT_LABEL,
+    SERVICE_ACCOUNT_PREFIX,
+    Network,
+    parse_network,
+)
+from calico_libnetwork.policy.findings import Finding
+from calico_libnetwork.policy.rule import PORT_PROTOCOLS, PROTOCOLS
+
+_NAMESPACE_PROFILE_PREFIX = "kns."
+_PORT_PROTOCOL_NAMES = {PROTOCOLS[name]: name for name in ("tcp", "udp", "sctp")}
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEndpoint:
+    """A workload endpoint of this node as the kernel shall know it.
+
+    ``rank`` decides between endpoints that name one interface: the lowest has it.
+    """
+
+    key: ResourceKey
+    interface: str
+    addresses: tuple[IPv4Address | IPv6Address, ...]
+    mac: str
+    profiles: tuple[str, ...]
+    spoofable: tuple[Network, ...]
+    rank: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What decides which selectors match: own labels over those of the profiles, the first profile first."""
+
+    labels: Mapping[str, str]
+    profiles: tuple[str, ...]
+
+
+def is_local(key: ResourceKey, resource: WorkloadEndpoint, node: str) -> bool:
+    """The name decides, as in Felix; a name of another form leaves it to the spec."""
+    segments = split_workload_endpoint_name(key.name)
+    return (segments[0] if len(segments) > 1 else resource.spec.node) == node
+
+
+def workload_identity(key: ResourceKey, resource: WorkloadEndpoint) -> Identity:
+    """Labels that would pretend to be those of a namespace or service account do not count."""
+    forged = (NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX)
+    labels = {name: value for name, value in resource.labels.items() if not name.startswith(forged)}
+    labels.setdefault(NAMESPACE_LABEL, key.namespace)
+    labels.setdefault(ORCHESTRATOR_LABEL, resource.spec.orchestrator)
+    if resource.spec.service_account_name:
+        labels.setdefault(SERVICE_ACCOUNT_LABEL, resource.spec.service_account_name)
+    return Identity(labels, tuple(resource.spec.profiles or ()))
+
+
+def network_set_identity(key: ResourceKey, resource: NetworkSet) -> Identity:
+    if not key.namespace:
+        return Identity(resource.labels, ())
+    return Identity({**resource.labels, NAMESPACE_LABEL: key.namespace}, (_NAMESPACE_PROFILE_PREFIX + key.namespace,))
+
+
+def host_identity(resource: HostEndpoint) -> Identity:
+    return Identity(resource.labels, tuple(resource.spec.profiles or ()))
+
+
+def workload_addresses(
+    key: ResourceKey, resource: WorkloadEndpoint, findings: list[Finding]
+) -> tuple[IPv4Address | IPv6Address, ...]:
+    """None of them for an endpoint that Calico ignores."""
+    addresses: list[IPv4Address | IPv6Address] = []
+    for position, text in enumerate(resource.spec.ip_networks or ()):
+        field = f"spec.ipNetworks[{position}]"
+        try:
+            network = parse_network(text)
+        except ValueError:
+            findings.append(Finding(key, "error", "endpoint", field, f"{text!r} is no address; it is left out"))
+            continue
+        if network.prefixlen == network.max_prefixlen:
+            addresses.append(network.network_address)
+        else:
+            text = f"{text!r} is more than one address; it is left out"
+            findings.append(Finding(key, "error", "endpoint", field, text))
+    return tuple(dict.fromkeys(addresses))
+
+
+def local_endpoint(
+    key: ResourceKey,
+    resource: WorkloadEndpoint,
+    addresses: tuple[IPv4Address | IPv6Address, ...],
+    findings: list[Finding],
+) -> LocalEndpoint | None:
+    spec = resource.spec
+    if not names.is_interface_name(spec.interface_name):
+        text = f"{spec.interface_name!r} is no interface name; the endpoint stays closed"
+        findings.append(Finding(key, "error", "endpoint", "spec.interfaceName", text))
+        return None
+    spoofable: list[Network] = []
+    for position, text in enumerate(spec.allow_spoofed_source_prefixes or ()):
+        try:
+            spoofable.append(parse_network(text))
+        except ValueError:
+            field = f"spec.allowSpoofedSourcePrefixes[{position}]"
+            findings.append(Finding(key, "error", "endpoint", field, f"{text!r} is no CIDR; it is left out"))
+    return LocalEndpoint(
+        key,
+        spec.interface_name,
+        addresses,
+        mac=spec.mac,
+        profiles=tuple(spec.profiles or ()),
+        spoofable=tuple(spoofable),
+        rank=(spec.orchestrator, key.namespace, spec.workload or spec.pod, spec.endpoint, key.name),
+    )
+
+
+def workload_owner(addresses: tuple[IPv4Address | IPv6Address, ...], resource: WorkloadEndpoint) -> Owner:
+    return _endpoint_owner(addresses, resource.spec.ports)
+
+
+def host_owner(key: ResourceKey, resource: HostEndpoint, findings: list[Finding]) -> Owner:
+    addresses = []
+    for position, text in enumerate(resource.spec.expected_ips or ()):
+        try:
+            addresses.append(ip_address(text))
+        except ValueError:
+            field = f"spec.expectedIPs[{position}]"
+            findings.append(Finding(key, "error", "host-endpoint", field, f"{text!r} is no address; it is left out"))
+    return _endpoint_owner(tuple(addresses), resource.spec.ports)
+
+
+def network_set_owner(key: ResourceKey, resource: NetworkSet, findings: list[Finding]) -> Owner:
+    addresses: list[tuple[int, str]] = []
+    networks: list[Network] = []
+    for position, text in enumerate(resource.spec.nets or ()):
+        try:
+            network = parse_network(text)
+        except ValueError:
+            field = f"spec.nets[{position}]"
+            findings.append(Finding(key, "error", "nets", field, f"{text!r} is no address or CIDR; it is left out"))
+            continue
+        if network.prefixlen == network.max_prefixlen:
+            addresses.append((network.version, names.network_text(network)))
+        else:
+            networks.append(network)
+    return Owner(tuple(dict.fromkeys(addresses)), tuple(dict.fromkeys(networks)))
+
+
+def _endpoint_owner(addresses: tuple[IPv4Address | IPv6Address, ...], ports: tuple[EndpointPort, ...] | None) -> Owner:
+    texts = tuple((address.version, names.address_text(address)) for address in addresses)
+    named = []
+    for port in ports or ():
+        protocol = str(port.protocol).lower()
+        number = PROTOCOLS.get(protocol, int(protocol) if protocol.isascii() and protocol.isdigit() else 0)
+        if number in PORT_PROTOCOLS and 1 <= port.port <= 65535:
+            suffix = f"{_PORT_PROTOCOL_NAMES[number]} . {port.port}"
+            named += [(port.name, version, f"{text} . {suffix}") for version, text in texts]
+    return Owner(texts, ports=tuple(dict.fromkeys(named)))
