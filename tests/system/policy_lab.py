@@ -1,0 +1,282 @@
+"""A host with workloads and an outside, and packets sent between them: what arrives is what policy let through.
+
+Everything is in network namespaces. Workloads never answer, so no probe makes a flow an established one.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, TypeVar
+
+import msgspec
+
+from calico_libnetwork.dataplane.rules import Ruleset, RulesSettings
+from calico_libnetwork.dataplane.table import Table
+from calico_libnetwork.model.kinds import ResourceKey, decode
+from calico_libnetwork.model.resources import AnyResource
+from tests.system.conftest import Namespace, Workloads, enter
+from tests.system.packets import Packet, encode, number_of
+
+T = TypeVar("T")
+Address = IPv4Address | IPv6Address
+
+NODE = "n1"
+HOST_MAC = "ee:ee:ee:ee:ee:ee"
+LINK_LOCAL = "fe80::ecee:eeff:feee:eeee"
+HOST_V4, HOST_V6 = IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1")
+OUTSIDE: tuple[Address, ...] = (
+    IPv4Address("192.0.2.2"),
+    IPv4Address("198.51.100.7"),
+    IPv4Address("203.0.113.9"),
+    IPv6Address("2001:db8::2"),
+    IPv6Address("2001:db8:1::7"),
+)
+_ETH_P = {4: 0x0800, 6: 0x86DD}
+_ETH_P_ALL = 0x0003
+_PACKET_OUTGOING = 4
+_SILENT = "table inet silent { chain input { type filter hook input priority 0; policy drop; }\n}\n"
+
+
+def resource(
+    kind: str, name: str, spec: Mapping[str, Any], *, namespace: str = "", labels: Mapping[str, str] | None = None
+) -> tuple[ResourceKey, AnyResource]:
+    key = ResourceKey(kind, name, namespace)
+    metadata = {"name": name, "namespace": namespace, "labels": dict(labels or {})}
+    document = {"kind": kind, "apiVersion": "projectcalico.org/v3", "metadata": metadata, "spec": dict(spec)}
+    return key, decode(key, msgspec.json.encode(document))
+
+
+def workload(
+    number: int, *, node: str = NODE, labels: Mapping[str, str] | None = None, profiles: Iterable[str] = (), **more: Any
+) -> tuple[ResourceKey, AnyResource]:
+    """The endpoint of workload ``number``, with the interface and addresses that the lab gives it."""
+    endpoint = f"{number:04x}".ljust(64, "0")
+    spec = {
+        "orchestrator": "libnetwork",
+        "workload": "libnetwork",
+        "node": node,
+        "endpoint": endpoint,
+        "interfaceName": interface(number),
+        "ipNetworks": [f"{address}/{address.max_prefixlen}" for address in addresses(number)],
+        "profiles": list(profiles),
+    }
+    name = f"{node}-libnetwork-libnetwork-{endpoint}"
+    return resource("WorkloadEndpoint", name, spec | more, namespace="libnetwork", labels=labels)
+
+
+def interface(number: int) -> str:
+    return f"cali{number:04x}".ljust(15, "0")
+
+
+def addresses(number: int) -> tuple[IPv4Address, IPv6Address]:
+    return IPv4Address("10.65.0.0") + number, IPv6Address("fd00:65::") + number
+
+
+def table_text(table: Table) -> str:
+    """The whole desired table in place of whatever there is."""
+    elements: dict[str, list[str]] = {}
+    for (name, element), verdict in table.elements.desired.items():
+        elements.setdefault(name, []).append(f"{element} : {verdict}" if verdict else element)
+    lines = [f"add table {table.family} {table.name}", f"delete table {table.family} {table.name}"]
+    lines.append(f"table {table.family} {table.name} {{")
+    for name, spec in table.sets.desired.items():
+        content = f"elements = {{ {', '.join(elements.pop(name))} }}" if name in elements else ""
+        lines.append(f"{spec.kind} {name} {{ {spec.declaration} {content}\n}}")
+    assert not elements, f"elements without a set: {sorted(elements)}"
+    for name, chain in table.chains.desired.items():
+        lines += [f"chain {name} {{", chain.hook, *chain.rules, "}"]
+    return "\n".join([*lines, "}", ""])
+
+
+class Rules:
+    """A ruleset and the tables it fills."""
+
+    def __init__(self, settings: RulesSettings | None = None) -> None:
+        self.ruleset = Ruleset(node=NODE, settings=settings or RulesSettings())
+        self.table = Table("inet", "calico-libnetwork")
+        self.arp = Table("arp", "calico-libnetwork")
+
+    def put(self, *items: tuple[ResourceKey, Any]) -> None:
+        for key, value in items:
+            self.ruleset.update(key, value)
+
+    def delete(self, *keys: ResourceKey) -> None:
+        for key in keys:
+            self.ruleset.update(key, None)
+
+    def text(self) -> str:
+        self.ruleset.render(self.table, self.arp)
+        return table_text(self.table) + table_text(self.arp)
+
+
+def inside(namespace: Namespace, action: Callable[[], T]) -> T:
+    """Runs ``action`` in a thread that has entered the namespace; sockets it makes stay there."""
+    results: list[T] = []
+
+    def run() -> None:
+        enter(namespace.descriptor)
+        results.append(action())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+@dataclass
+class _Port:
+    """A place packets leave from and arrive at."""
+
+    socket: socket.socket
+    is_link: bool = False
+    arrived: set[int] = field(default_factory=set)
+
+    def collect(self) -> None:
+        while True:
+            try:
+                data, origin = self.socket.recvfrom(2048)
+            except BlockingIOError:
+                return
+            number = number_of(data)
+            outgoing = self.is_link and origin[2] == _PACKET_OUTGOING
+            if number is not None and not outgoing:
+                self.arrived.add(number)
+
+
+class Lab:
+    """``workload_count`` workloads numbered from 1, the outside, and the host's own addresses."""
+
+    def __init__(self, host: Namespace, workloads: Workloads, workload_count: int, stack: ExitStack) -> None:
+        self.host = host
+        self._stack = stack
+        self._number = 0
+        self._where: dict[Address, str] = {}
+        self._ports: dict[str, _Port] = {}
+        self._prepare_host()
+        for number in range(1, workload_count + 1):
+            self._add_workload(number, workloads)
+        self._add_outside(workloads)
+        self._host_ports = [
+            _Port(self._raw_socket(family, protocol))
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for protocol in (6, 17, 1 if family == socket.AF_INET else 58)
+        ]
+
+    def load(self, text: str) -> None:
+        """Runs in the test's thread, which is in the host's namespace."""
+        done = subprocess.run(["nft", "-f", "-"], input=text, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise AssertionError(f"{done.stderr}\n{text}")
+
+    def deliver(self, packets: Iterable[Packet], *, via: str = "") -> list[bool]:
+        """Which of the packets, sent in this order, reach their destination. ``via``: the interface they leave by."""
+        self._forget_flows()
+        listed = list(packets)
+        numbers = []
+        for packet in listed:
+            self._number += 1
+            numbers.append(self._number)
+            port = self._ports[via or self._where[packet.source]]
+            frame = bytes.fromhex(HOST_MAC.replace(":", "")) + b"\x02" * 6
+            frame += struct.pack("!H", _ETH_P[packet.source.version]) + encode(packet, self._number)
+            port.socket.send(frame)
+        arrived = self._arrived()
+        return [
+            number in arrived.get(self._where[packet.destination], set())
+            for number, packet in zip(numbers, listed, strict=True)
+        ]
+
+    def delivered(self, packet: Packet) -> bool:
+        return self.deliver([packet])[0]
+
+    def _arrived(self) -> dict[str, set[int]]:
+        """Everything is processed on this CPU, in order, before ``send`` returns."""
+        arrived = {}
+        for name, port in self._ports.items():
+            port.collect()
+            arrived[name] = port.arrived
+        arrived["host"] = set()
+        for port in self._host_ports:
+            port.collect()
+            arrived["host"] |= port.arrived
+        return arrived
+
+    def _prepare_host(self) -> None:
+        for path in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            self.host.run("sysctl", "-qw", f"net.{path.replace('/', '.')}=1")
+        self.host.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0")
+
+    def _add_workload(self, number: int, workloads: Workloads) -> None:
+        name, peer = interface(number), f"peer{number}"
+        v4, v6 = addresses(number)
+        mac = f"02:00:00:00:00:{number:02x}"
+        commands = f"""link add {name} address {HOST_MAC} type veth peer name {peer}
+            link set {name} up
+            route add {v4}/32 dev {name}
+            route add {v6}/128 dev {name}
+            neigh replace {v4} lladdr {mac} dev {name} nud permanent
+            neigh replace {v6} lladdr {mac} dev {name} nud permanent"""
+        self.host.run("ip", "-batch", "-", stdin=commands)
+        namespace = workloads.attach(peer, mac=mac)
+        namespace.run("nft", "-f", "-", stdin=_SILENT)
+        self._listen(name, namespace, "cali0", (v4, v6))
+
+    def _add_outside(self, workloads: Workloads) -> None:
+        namespace = workloads.namespace()
+        mac = "02:00:00:00:ff:01"
+        self.host.run("ip", "link", "add", "eth0", "address", HOST_MAC, "type", "veth", "peer", "name", "outer")
+        self.host.run("ip", "link", "set", "outer", "netns", namespace.path)
+        namespace.run("ip", "link", "set", "outer", "address", mac, "up")
+        commands = f"link set eth0 up\naddr add {HOST_V4}/24 dev eth0\naddr add {HOST_V6}/64 dev eth0 nodad\n"
+        for address in OUTSIDE:
+            commands += f"neigh replace {address} lladdr {mac} dev eth0 nud permanent\n"
+        commands += "route add default via 192.0.2.2\nroute add default via 2001:db8::2\n"
+        self.host.run("ip", "-batch", "-", stdin=commands)
+        namespace.run("nft", "-f", "-", stdin=_SILENT)
+        self._listen("outside", namespace, "outer", OUTSIDE)
+        for address in (HOST_V4, HOST_V6):
+            self._where[address] = "host"
+
+    def _listen(self, name: str, namespace: Namespace, device: str, own: Iterable[Address]) -> None:
+        def make() -> socket.socket:
+            made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+            made.bind((device, _ETH_P_ALL))
+            made.setblocking(False)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+            return made
+
+        made = inside(namespace, make)
+        self._stack.callback(made.close)
+        self._ports[name] = _Port(made, is_link=True)
+        for address in own:
+            self._where[address] = name
+
+    def _raw_socket(self, family: int, protocol: int) -> socket.socket:
+        made = socket.socket(family, socket.SOCK_RAW, protocol)
+        made.setblocking(False)
+        self._stack.callback(made.close)
+        return made
+
+    def _forget_flows(self) -> None:
+        """Empties this namespace's connection tracking: a delete message that names no flow deletes all."""
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as netlink:
+            message = struct.pack("=IHHIIBBH", 20, (1 << 8) | 2, 0x1 | 0x4, 1, 0, 0, 0, 0)
+            netlink.send(message)
+            netlink.recv(4096)
+
+
+@contextmanager
+def lab(host: Namespace, workloads: Workloads, workload_count: int) -> Iterator[Lab]:
+    with ExitStack() as stack:
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(before)})
+        stack.callback(os.sched_setaffinity, 0, before)
+        yield Lab(host, workloads, workload_count, stack)
