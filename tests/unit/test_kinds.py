@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from calico_libnetwork.model.kinds import KINDS, RESOURCE_PREFIX, ResourceKey, parse_path
+from calico_libnetwork.errors import InvalidResource
+from calico_libnetwork.model.kinds import KINDS, RESOURCE_PREFIX, ResourceKey, find_kind, parse_path
 
 
 def test_every_kind_has_a_path_and_back() -> None:
@@ -39,3 +40,22 @@ def test_foreign_keys_are_no_resources(path: str) -> None:
 def test_keys_read_well_in_messages() -> None:
     assert str(ResourceKey("Profile", "net1")) == "Profile(net1)"
     assert str(ResourceKey("NetworkPolicy", "web", "libnetwork")) == "NetworkPolicy(libnetwork/web)"
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [
+        ("ippool", "IPPool"), ("IPPools", "IPPool"), ("pool", "IPPool"), ("wep", "WorkloadEndpoint"),
+        ("gnp", "GlobalNetworkPolicy"), ("policies", "NetworkPolicy"), ("networkpolicies", "NetworkPolicy"), ("pro", "Profile"),
+    ],
+)  # fmt: skip
+def test_kinds_are_found_by_calicoctls_words(word: str, kind: str) -> None:
+    assert find_kind(word).name == kind
+
+
+def test_every_alias_means_one_kind() -> None:
+    for kind in KINDS.values():
+        assert find_kind(kind.plural) is kind
+        assert find_kind(kind.name) is kind
+    with pytest.raises(InvalidResource, match="pod is no kind of resource; there are BGPConfiguration, "):
+        find_kind("pod")

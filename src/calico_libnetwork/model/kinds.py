@@ -62,6 +62,42 @@ KINDS: dict[str, Kind] = {
     )
 }
 _BY_PLURAL = {kind.plural: kind for kind in KINDS.values()}
+# What users call a kind besides its name and its plural
+_ALIASES = {
+    "BGPConfiguration": "bgpconfig bgpconfigs",
+    "BGPPeer": "bgpp bgpps bp bps",
+    "CalicoNodeStatus": "caliconodestat caliconodestats",
+    "ClusterInformation": "clusterinfo clusterinfos",
+    "FelixConfiguration": "felixconfig felixconfigs",
+    "GlobalNetworkPolicy": "gnp gnps",
+    "GlobalNetworkSet": "gns globalnetset globalnetsets",
+    "HostEndpoint": "hep heps",
+    "IPAMConfiguration": "ipamconfig ipamconfigs",
+    "IPPool": "ipp ipps pool pools",
+    "IPReservation": "ipr iprs",
+    "KubeControllersConfiguration": "kubecontrollersconfig kubecontrollersconfigs",
+    "NetworkPolicy": "np nps policy policies pol",
+    "NetworkSet": "netset netsets",
+    "Node": "no nos",
+    "Profile": "pro pros",
+    "StagedGlobalNetworkPolicy": "sgnp sgnps",
+    "StagedKubernetesNetworkPolicy": "sknp sknps",
+    "StagedNetworkPolicy": "snp snps",
+    "WorkloadEndpoint": "wep weps",
+}
+_BY_WORD = {
+    word: kind
+    for kind in KINDS.values()
+    for word in (kind.name.lower(), kind.plural, *_ALIASES.get(kind.name, "").split())
+}
+
+
+def find_kind(word: str) -> Kind:
+    """By name, plural or alias, in any case. Raises ``InvalidResource``."""
+    try:
+        return _BY_WORD[word.lower()]
+    except KeyError:
+        raise InvalidResource(f"{word} is no kind of resource; there are {', '.join(sorted(KINDS))}") from None
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -5,6 +5,7 @@ are filled in and the fields put into Calico's order, so that what we write is w
 """
 
 from calico_libnetwork.model.validation.documents import TIER_LABEL, Valid, validate
+from calico_libnetwork.model.validation.pools import pools_in_the_way
 from calico_libnetwork.model.validation.problems import InvalidDocument, Problem
 
-__all__ = ["TIER_LABEL", "InvalidDocument", "Problem", "Valid", "validate"]
+__all__ = ["TIER_LABEL", "InvalidDocument", "Problem", "Valid", "pools_in_the_way", "validate"]
