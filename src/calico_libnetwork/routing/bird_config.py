@@ -20,8 +20,12 @@ from calico_libnetwork.routing.bgp_settings import Advertisement, BgpSettings
 from calico_libnetwork.routing.cluster import FAMILIES, Family, Finding, IPAddress, IPNetwork, RoutedPool
 from calico_libnetwork.routing.peers import Session
 
+KERNEL_PROTOCOLS = ("kernel4", "kernel6")
 SCAN_SECONDS = 2
 HOLD_SECONDS = 90
+GRACEFUL_RESTART_SECONDS = 120
+RECOVERY_SECONDS = 30
+_PERSISTENT = f"  learn; persist; scan time {SCAN_SECONDS}; graceful restart; merge paths on;"
 _IGNORED_INTERFACES = ("cali*", "docker*", "br-*", "veth*", "vxlan*", "tunl0")
 
 
@@ -50,6 +54,11 @@ def router_id(node: str, addresses: Mapping[Family, IPAddress]) -> str:
     return f"{digest[0] % 223 + 1}.{digest[1]}.{digest[2]}.{digest[3]}"
 
 
+def without_persistence(text: str) -> str:
+    """The same configuration, but BIRD takes its kernel routes with it when it ends."""
+    return text.replace(_PERSISTENT, _PERSISTENT.replace("persist; ", ""))
+
+
 class _Rendering:
     def __init__(self, values: BirdInput) -> None:
         self._values = values
@@ -71,6 +80,7 @@ class _Rendering:
         values = self._values
         yield "log stderr all;"
         yield f"router id {router_id(values.node, values.addresses)};"
+        yield f"graceful restart wait {RECOVERY_SECONDS};"
         yield "ipv4 table master4; ipv6 table master6;"
         severity = values.settings.log_severity
         if severity == "debug":
@@ -96,7 +106,7 @@ class _Rendering:
             "  accept;",
             "}",
             f"protocol kernel kernel{family} {{",
-            f"  learn; persist; scan time {SCAN_SECONDS}; graceful restart; merge paths on;",
+            _PERSISTENT,
             f"  ipv{family} {{ import filter cal_kernel_in{family}; export filter cal_kernel_out{family}; }};",
             "}",
         ]
@@ -131,7 +141,7 @@ class _Rendering:
             f"hold time {HOLD_SECONDS};",
             f"keepalive time {session.keepalive_time};" if session.keepalive_time else "",
             "graceful restart on;",
-            f"graceful restart time {session.restart_time};" if session.restart_time is not None else "",
+            f"graceful restart time {session.restart_time or GRACEFUL_RESTART_SECONDS};",
             "connect delay time 1; connect retry time 5; error wait time 2,10;",
             f"allow local as {session.allowed_local_as};" if session.allowed_local_as else "",
             f"rr client; rr cluster id {session.reflector_cluster};" if session.reflector_cluster else "",

@@ -1,0 +1,245 @@
+"""BIRD as a supervised child with files and a control socket of its own.
+
+It is stopped as if for a graceful restart: kernel routes and the peers' view of us outlive it, so neither an upgrade
+nor a crash of this process or of BIRD interrupts traffic. A BIRD left over from a process that was killed is ended
+the same way before a new one starts.
+
+``bird.conf`` exists once a BIRD has run here since boot. Only then is the next one started in recovery (``-R``):
+recovery holds new routes back until every peer has been heard, which on a fresh start would wait for dead peers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from calico_libnetwork.errors import DataplaneError
+from calico_libnetwork.routing.bird_config import KERNEL_PROTOCOLS, without_persistence
+from calico_libnetwork.routing.bird_control import BirdControl, BirdStatus
+from calico_libnetwork.routing.port_holder import BGP_PORT, port_conflict
+
+STOP_SECONDS = 5.0
+START_SECONDS = 5.0
+_CRASH_LOOP_SECONDS = 1.0
+_NO_SOCKET = "No listening socket"
+_LEVELS = {"<WARN>": "warning", "<ERR>": "error", "<FATAL>": "error", "<BUG>": "error", "<INFO>": "info"}
+
+log = structlog.get_logger()
+
+
+class Bird:
+    """``configure`` starts, reconfigures and, with None, ends it; ``command`` is what runs BIRD.
+
+    ``restarts`` counts how often it died by itself. ``problem`` is "" or one sentence.
+    """
+
+    def __init__(self, directory: Path, *, command: Sequence[str] = ("bird",)) -> None:
+        self._command = tuple(command)
+        self._directory = directory
+        self._configuration = directory / "bird.conf"
+        self._candidate = directory / "bird.conf.new"
+        self._socket = directory / "bird.ctl"
+        self._pid_file = directory / "bird.pid"
+        self._text: str | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._started = asyncio.Event()
+        self._supervision: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
+        self.restarts = 0
+        self.problem = ""
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None and self._process.returncode is None else None
+
+    async def __aenter__(self) -> Self:
+        self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        await self._end_leftover()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        async with self._turn:
+            await self._stop("graceful restart")
+
+    async def configure(self, text: str | None) -> None:
+        """Makes ``text`` the running configuration, if it is another; None takes all BIRD's routes back.
+
+        Raises ``DataplaneError`` when BIRD refuses it; what ran before goes on.
+        """
+        async with self._turn:
+            if text == self._text:
+                return
+            if text is None:
+                await self._withdraw()
+            elif self._supervision is None:
+                await self._start(text)
+            else:
+                await self._reconfigure(text)
+            self._text = text
+
+    async def status(self) -> BirdStatus | None:
+        """None while BIRD is not wanted. Raises ``DataplaneError`` when it does not answer."""
+        if self._supervision is None:
+            return None
+        async with BirdControl(self._socket) as control:
+            return await control.status()
+
+    async def check(self, port: int = 0) -> None:
+        """Finds out whether BIRD could not listen, names who is in the way, and tries again once nobody is."""
+        status = await self.status()
+        if status is None or self.pid is None or not any(_NO_SOCKET in session.info for session in status.sessions):
+            self.problem = ""
+            return
+        pid = self.pid
+        self.problem = await asyncio.to_thread(lambda: port_conflict(port or BGP_PORT, own_pid=pid) or "")
+        if not self.problem:
+            async with self._turn, BirdControl(self._socket) as control:
+                await control.ask("configure")
+
+    async def _start(self, text: str) -> None:
+        recover = self._configuration.exists()
+        await asyncio.to_thread(_write, self._candidate, text)
+        await self._verify()
+        self._candidate.replace(self._configuration)
+        self._supervision = asyncio.create_task(self._supervise(recover=recover), name="BIRD")
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._started.wait()
+        except TimeoutError:
+            await self._stop("down")
+            raise DataplaneError(f"BIRD has not started within {START_SECONDS:.0f} s; its log says why") from None
+
+    async def _verify(self) -> None:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                *("-p", "-c", str(self._candidate)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+            )
+        except OSError as error:
+            raise DataplaneError(f"{self._command[0]} cannot be run ({error.strerror}); install bird2") from error
+        output, _ = await process.communicate()
+        if process.returncode:
+            raise DataplaneError(f"BIRD refuses its configuration: {output.decode(errors='replace').strip()}")
+
+    async def _reconfigure(self, text: str) -> None:
+        await asyncio.to_thread(_write, self._candidate, text)
+        async with BirdControl(self._socket) as control:
+            await control.ask(f'configure check "{self._candidate}"')
+            self._candidate.replace(self._configuration)
+            await control.ask("configure")
+
+    async def _withdraw(self) -> None:
+        if self._text is not None and self.pid is not None:
+            await self._reconfigure(without_persistence(self._text))
+        await self._stop("down")
+        self._configuration.unlink(missing_ok=True)
+
+    async def _supervise(self, *, recover: bool) -> None:
+        while True:
+            born = asyncio.get_running_loop().time()
+            code = await self._run_once(recover=recover)
+            recover = True
+            self.restarts += 1
+            log.warning("BIRD ended and is started again", code=code, restarts=self.restarts)
+            if asyncio.get_running_loop().time() - born < _CRASH_LOOP_SECONDS:
+                await asyncio.sleep(_CRASH_LOOP_SECONDS)  # one that cannot live must not take the processor with it
+
+    async def _run_once(self, *, recover: bool) -> int:
+        self._process = process = await asyncio.create_subprocess_exec(
+            *self._command,
+            "-f",
+            *(("-R",) if recover else ()),
+            *("-c", str(self._configuration), "-s", str(self._socket), "-P", str(self._pid_file)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,  # an interrupt typed at a terminal is meant for this process alone
+        )
+        if process.stderr is not None:
+            async for line in process.stderr:
+                await self._take_log_line(line.decode(errors="replace").rstrip())
+        self._started.clear()
+        return await process.wait()
+
+    async def _take_log_line(self, line: str) -> None:
+        level = next((name for tag, name in _LEVELS.items() if tag in line), "debug")
+        getattr(log, level)("BIRD", line=line)
+        if line.endswith("<INFO> Started"):
+            await self._learn_now()
+            self._started.set()
+
+    async def _learn_now(self) -> None:
+        """BIRD first looks at the kernel's routes a second after its start.
+
+        A session that is up by then would begin without our blocks, and the peer would drop what it kept for us.
+        """
+        with contextlib.suppress(DataplaneError):  # then it looks a second later
+            async with BirdControl(self._socket) as control:
+                for name in KERNEL_PROTOCOLS:
+                    await control.ask(f"reload in {name}")
+
+    async def _stop(self, farewell: str) -> None:
+        """Ends the child with a command it may take as it likes, then without asking."""
+        supervision, self._supervision = self._supervision, None
+        if supervision is None:
+            return
+        supervision.cancel()
+        await asyncio.gather(supervision, return_exceptions=True)
+        self._started.clear()
+        if self.pid is not None:
+            with contextlib.suppress(DataplaneError, TimeoutError):
+                async with asyncio.timeout(STOP_SECONDS), BirdControl(self._socket) as control:
+                    await control.ask(farewell)
+                    await control.wait_closed()
+        await self._reap()
+
+    async def _reap(self) -> None:
+        if self._process is None:
+            return
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._process.communicate()
+        except TimeoutError:
+            self._process.kill()
+            await self._process.communicate()
+
+    async def _end_leftover(self) -> None:
+        with contextlib.suppress(DataplaneError, TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS), BirdControl(self._socket) as control:
+                await control.ask("graceful restart")
+                await control.wait_closed()
+        pid = _running_bird(self._pid_file)
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+        self._socket.unlink(missing_ok=True)
+
+
+def _write(path: Path, text: str) -> None:
+    """Readable by root alone, for it holds passwords; on disk before anything is told of it."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _running_bird(pid_file: Path) -> int | None:
+    try:
+        pid = int(pid_file.read_text())
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+    except (OSError, ValueError):
+        return None
+    return pid if name == "bird" else None

@@ -1,0 +1,360 @@
+"""BIRD as the agent runs it: three hosts on one LAN, both families, one BIRD each."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import statistics
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calico_libnetwork.errors import DataplaneError
+from calico_libnetwork.routing.bird import Bird
+from tests.system.conftest import Namespace, Workloads
+from tests.system.routing_lab import Host, Lab, lab_in, until
+from tests.unit.routing_objects import node, pool, resource, tell
+
+ADDRESSES = {name: (f"10.0.0.{number}/24", f"fd00::{number}/64") for number, name in enumerate("abc", 1)}
+POOLS = (pool("pool4", "10.66.0.0/16"), pool("pool6", "fd66::/48"))
+
+
+@pytest.fixture
+async def lab(namespace: Namespace, workloads: Workloads, tmp_path: Path) -> AsyncIterator[Lab]:
+    async with lab_in(namespace, workloads, tmp_path) as made:
+        made.lan("lan", "10.0.0.254/24")
+        yield made
+
+
+async def mesh(lab: Lab, names: str = "abc", **resources: Any) -> list[Host]:
+    lab.tell(*POOLS, *(node(name, *ADDRESSES[name], **resources.get(name, {})) for name in names))
+    for name in names:
+        await lab.host(name, *ADDRESSES[name], setting="bird")
+    await lab.sync()
+    return list(lab.hosts.values())
+
+
+def session_names(*numbers: int) -> list[str]:
+    return [name for number in numbers for name in (f"Mesh_10_0_0_{number}", f"Mesh_fd00__{number}")]
+
+
+async def test_new_and_withdrawn_blocks_travel_within_milliseconds(lab: Lab) -> None:
+    a, b, _ = await mesh(lab)
+    await a.established(*session_names(2, 3))
+    await b.established(*session_names(1, 3))
+    new, gone = [], []
+    for block in [f"10.66.{number}.0/26" for number in range(10)] + [f"fd66::{number:x}00/122" for number in range(10)]:
+        a.claim(block)
+        new.append(await b.routed(block, "via", "proto bird", "metric 32"))
+    for block in ("10.66.0.0/26", "10.66.1.0/26", "fd66::100/122"):
+        a.namespace.run("ip", *(("-6",) if ":" in block else ()), "route", "del", "blackhole", block, "proto", "80")
+        gone.append(await b.unrouted(block))
+    print(f"new block: p50 {statistics.median(new) * 1e3:.1f} ms, worst {max(new) * 1e3:.1f} ms")
+    print(f"withdrawn block: p50 {statistics.median(gone) * 1e3:.1f} ms, worst {max(gone) * 1e3:.1f} ms")
+    assert statistics.median(new) < 0.1
+    assert statistics.median(gone) < 0.1
+
+
+async def test_only_routes_of_protocol_80_inside_the_pools_are_told(lab: Lab) -> None:
+    a, b = await mesh(lab, "ab")
+    lab.workload(a, "10.66.0.5/32")  # protocol 3: inside a local block
+    a.namespace.run("ip", "route", "add", "10.66.7.7", "dev", "cali2", "proto", "80", "metric", "1024")
+    a.namespace.run("ip", "route", "add", "blackhole", "10.99.0.0/26", "proto", "80")
+    a.namespace.run("ip", "route", "add", "unreachable", "10.66.9.0/26", "proto", "80")
+    a.namespace.run("ip", "route", "add", "10.66.8.0/26", "via", "10.0.0.254", "proto", "80")
+    a.namespace.run("ip", "route", "add", "10.66.10.0/26", "via", "10.0.0.254")
+    a.claim("10.66.0.0/26")
+    await b.routed("10.66.0.0/26", "via 10.0.0.1")
+    await b.routed("10.66.7.7", "via 10.0.0.1")
+    for destination in ("10.66.0.5", "10.99.0.0/26", "10.66.9.0/26", "10.66.8.0/26", "10.66.10.0/26"):
+        assert b.route(destination) == ""
+
+
+async def test_workloads_of_two_hosts_reach_each_other(lab: Lab) -> None:
+    a, b = await mesh(lab, "ab")
+    lab.claim("a", "10.66.0.0/26", "fd66::/122")
+    lab.claim("b", "10.66.0.64/26", "fd66::40/122")
+    await lab.sync()
+    one = lab.workload(a, "10.66.0.1/32", "fd66::1/128")
+    lab.workload(b, "10.66.0.65/32", "fd66::41/128")
+    await a.routed("10.66.0.64/26", "via 10.0.0.2")
+    await a.routed("fd66::40/122", "via fd00::2")
+    await b.routed("fd66::/122", "via fd00::1")
+    one.run("ping", "-c1", "-W2", "10.66.0.65")
+    one.run("ping", "-c1", "-W2", "fd66::41")
+
+
+async def test_a_killed_bird_keeps_its_routes_on_all_hosts_and_comes_back(lab: Lab) -> None:
+    a, b, _ = await mesh(lab)
+    await a.established(*session_names(2, 3))
+    a.claim("10.66.0.0/26")
+    b.claim("10.66.1.0/26")
+    await b.routed("10.66.0.0/26", "via 10.0.0.1")
+    await a.routed("10.66.1.0/26", "via 10.0.0.2")
+    first = a.bird.pid
+    assert first is not None
+    with b.namespace_monitor() as on_b, a.namespace_monitor() as on_a:
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: a.bird.pid not in (None, first))
+        begin = time.monotonic()
+        await a.established(*session_names(2, 3))
+        print(f"sessions back {time.monotonic() - begin:.2f} s after the new BIRD was there")
+        print(f"recovered {await recovered(a):.2f} s later")
+        await asyncio.sleep(0.2)
+    assert a.bird.restarts == 1
+    assert [line for line in on_b.lines if "10.66.0.0/26" in line and "Deleted" in line] == []
+    assert [line for line in on_a.lines if "10.66.1.0/26" in line and "Deleted" in line] == []
+
+
+async def recovered(host: Host) -> float:
+    async def done() -> bool:
+        status = await host.bird.status()
+        return status is not None and not status.recovering
+
+    return await until(done)
+
+
+async def test_a_dead_peer_does_not_hold_back_routes_on_a_first_start(lab: Lab) -> None:
+    """b has a Node and never answers."""
+    lab.tell(*POOLS, *(node(name, *ADDRESSES[name]) for name in "abc"))
+    for name in "ac":
+        await lab.host(name, *ADDRESSES[name], setting="bird")
+    await lab.sync()
+    a, c = lab.hosts["a"], lab.hosts["c"]
+    a.claim("10.66.0.0/26")
+    assert await c.routed("10.66.0.0/26", "via 10.0.0.1") < 5
+
+
+async def test_reconfiguration_leaves_unrelated_sessions_alone(lab: Lab) -> None:
+    a, _, _ = await mesh(lab)
+    await a.established(*session_names(2, 3))
+    before = {name: session.since for name, session in (await a.sessions()).items()}
+    lab.tell(
+        node("d", "10.0.0.4/24"),
+        pool("pool4b", "10.67.0.0/16"),
+        resource("BGPPeer", "tor", {"peerIP": "10.0.0.200", "asNumber": 65000, "filters": ["f"]}),
+        resource("BGPFilter", "f", {"importV4": [{"action": "Reject", "matchOperator": "In", "cidr": "10.67.1.0/24"}]}),
+        resource(
+            "BGPConfiguration", "default", {"prefixAdvertisements": [{"cidr": "10.66.0.0/16", "communities": ["1:2"]}]}
+        ),
+    )
+    begin = time.monotonic()
+    await a.sync()
+    print(f"reconfigured in {(time.monotonic() - begin) * 1e3:.1f} ms")
+    after = await a.sessions()
+    assert {"Mesh_10_0_0_4", "Global_10_0_0_200"} <= after.keys()
+    assert {name: after[name].since for name in before} == before
+    lab.forget(node("d", "10.0.0.4/24"))
+    await a.sync()
+    after = await a.sessions()
+    assert "Mesh_10_0_0_4" not in after
+    assert {name: after[name].since for name in before} == before
+
+
+async def test_a_pool_that_stops_being_exported_is_withdrawn_without_losing_a_session(lab: Lab) -> None:
+    a, b = await mesh(lab, "ab")
+    await a.established(*session_names(2))
+    a.claim("10.66.0.0/26")
+    await b.routed("10.66.0.0/26", "via")
+    since = (await a.sessions())["Mesh_10_0_0_2"].since
+    lab.tell(pool("pool4", "10.66.0.0/16", disableBGPExport=True))
+    await a.sync()
+    await b.unrouted("10.66.0.0/26")
+    assert (await a.sessions())["Mesh_10_0_0_2"].since == since
+
+
+async def test_passwords_must_agree(lab: Lab) -> None:
+    lab.tell(resource("BGPConfiguration", "default", {"nodeMeshPassword": {"secretKeyRef": {"name": "s", "key": "k"}}}))
+    lab.tell(*POOLS, *(node(name, ADDRESSES[name][0]) for name in "abc"))
+    for name, password in (("a", "right"), ("b", "right"), ("c", "wrong")):
+        host = await lab.host(name, ADDRESSES[name][0], setting="bird")
+        host.router.set_passwords({("s", "k"): password})
+    await lab.sync()
+    a = lab.hosts["a"]
+    await a.established("Mesh_10_0_0_2")
+    assert not (await a.sessions())["Mesh_10_0_0_3"].established
+    assert oct((lab.directory / "a" / "bird.conf").stat().st_mode)[-3:] == "600"
+
+
+async def test_external_peer_with_filters_hears_and_says_what_they_allow(lab: Lab) -> None:
+    """b is in another AS and has no mesh; what it announces and hears passes a's filters."""
+    rules = {
+        "exportV4": [{"action": "Reject", "matchOperator": "In", "cidr": "10.66.1.0/24"}],
+        "importV4": [{"action": "Reject", "matchOperator": "Equal", "cidr": "10.66.200.0/26"}],
+    }
+    lab.tell(
+        *POOLS,
+        node("a", ADDRESSES["a"][0]),
+        node("b", ADDRESSES["b"][0], asNumber=65000),
+        resource("BGPConfiguration", "default", {"nodeToNodeMeshEnabled": False}),
+        resource("BGPPeer", "p", {"node": "a", "peerIP": "10.0.0.2", "asNumber": 65000, "filters": ["f"]}),
+        resource("BGPFilter", "f", rules),
+    )
+    for name in "ab":
+        await lab.host(name, ADDRESSES[name][0], setting="bird")
+    a, b = lab.hosts["a"], lab.hosts["b"]
+    for host in (a, b):
+        tell(host.router, resource("BGPFilter", "f", rules if host is a else {}))
+        await host.sync()
+    a.claim("10.66.0.0/26")
+    a.claim("10.66.1.0/26")
+    b.claim("10.66.200.0/26")
+    b.claim("10.66.201.0/26")
+    await b.routed("10.66.0.0/26", "via 10.0.0.1")
+    await a.routed("10.66.201.0/26", "via 10.0.0.2")
+    assert b.route("10.66.1.0/26") == ""
+    assert a.route("10.66.200.0/26") == ""
+    assert (await a.sessions()).keys() == {"Node_10_0_0_2"}
+
+
+async def test_a_route_reflector_joins_its_clients(lab: Lab) -> None:
+    lab.tell(
+        resource("BGPConfiguration", "default", {"nodeToNodeMeshEnabled": False}),
+        resource("BGPPeer", "r", {"nodeSelector": "!has(reflector)", "peerSelector": "has(reflector)"}),
+    )
+    a, b, c = await mesh(lab, c={"routeReflectorClusterID": "1.0.0.1", "labels": {"reflector": "yes"}})
+    await c.established("Node_10_0_0_1", "Node_10_0_0_2", "Node_fd00__1", "Node_fd00__2")
+    assert (await a.sessions()).keys() == {"Node_10_0_0_3", "Node_fd00__3"}
+    a.claim("10.66.0.0/26")
+    a.claim("fd66::/122")
+    await b.routed("10.66.0.0/26", "via 10.0.0.1")  # reflected with its own next hop
+    await b.routed("fd66::/122", "via fd00::1")
+
+
+async def test_nodes_of_different_as_numbers_mesh(lab: Lab) -> None:
+    a, b = await mesh(lab, "ab", b={"asNumber": 65001})
+    await a.established(*session_names(2))
+    b.claim("10.66.0.0/26")
+    await a.routed("10.66.0.0/26", "via 10.0.0.2")
+
+
+async def test_communities_reach_the_peer(lab: Lab) -> None:
+    lab.tell(
+        resource(
+            "BGPConfiguration", "default", {"prefixAdvertisements": [{"cidr": "10.66.0.0/16", "communities": ["7:8"]}]}
+        )
+    )
+    a, b = await mesh(lab, "ab")
+    a.claim("10.66.0.0/26")
+    await b.routed("10.66.0.0/26", "via")
+    shown = b.namespace.run("birdc", "-s", str(lab.directory / "b" / "bird.ctl"), "show route all 10.66.0.0/26")
+    assert "BGP.community: (7,8)" in shown
+
+
+async def test_stopping_leaves_routes_everywhere_and_the_next_start_takes_over(lab: Lab) -> None:
+    a, b = await mesh(lab, "ab")
+    await a.established(*session_names(2))
+    a.claim("10.66.0.0/26")
+    b.claim("10.66.1.0/26")
+    await b.routed("10.66.0.0/26", "via")
+    await a.routed("10.66.1.0/26", "via")
+    with b.namespace_monitor() as on_b, a.namespace_monitor() as on_a:
+        await a.bird.__aexit__(None, None, None)
+        assert a.bird.pid is None
+        assert a.route("10.66.1.0/26")
+        again = Bird(lab.directory / "a", command=("nsenter", f"--net={a.namespace.path}", "bird"))
+        async with again:
+            a.bird = again
+            await a.sync()
+            await a.established(*session_names(2))
+            print(f"recovered after {await recovered(a):.2f} s")
+            await asyncio.sleep(0.2)
+            on_a.end()
+            on_b.end()
+    assert not [line for line in [*on_a.lines, *on_b.lines] if "Deleted" in line and "10.66." in line]
+
+
+async def test_a_bird_left_by_a_killed_process_is_replaced(lab: Lab) -> None:
+    a, _ = await mesh(lab, "ab")
+    left = a.bird.pid
+    assert left is not None
+    again = Bird(lab.directory / "a", command=("nsenter", f"--net={a.namespace.path}", "bird"))
+    supervision = a.bird._supervision
+    assert supervision is not None
+    supervision.cancel()
+    async with again:
+        await again.configure(a.router.desired().bird)
+        assert again.pid != left
+        assert not a.namespace.succeeds("kill", "-0", str(left))
+        a.bird, abandoned = again, a.bird
+        await a.established(*session_names(2))
+    await abandoned._reap()
+
+
+async def test_not_wanted_any_more_takes_the_routes_back(lab: Lab) -> None:
+    a, b = await mesh(lab, "ab")
+    a.claim("10.66.0.0/26")
+    b.claim("10.66.1.0/26")
+    await a.routed("10.66.1.0/26", "via")
+    await b.routed("10.66.0.0/26", "via")
+    await a.bird.configure(None)
+    assert a.bird.pid is None
+    assert a.route("10.66.1.0/26") == ""
+    await b.unrouted("10.66.0.0/26")
+    assert "blackhole" in a.route("10.66.0.0/26")
+    assert await a.bird.status() is None
+
+
+async def test_a_refused_configuration_leaves_the_running_one(lab: Lab) -> None:
+    a, _ = await mesh(lab, "ab")
+    await a.established(*session_names(2))
+    since = (await a.sessions())["Mesh_10_0_0_2"].since
+    with pytest.raises(DataplaneError, match="syntax error"):
+        await a.bird.configure("this is no configuration;")
+    assert (await a.sessions())["Mesh_10_0_0_2"].since == since
+    await a.sync()
+
+
+async def test_a_first_configuration_that_is_refused_starts_nothing(lab: Lab) -> None:
+    a = await lab.host("a", *ADDRESSES["a"])
+    with pytest.raises(DataplaneError, match="syntax error"):
+        await a.bird.configure("this is no configuration;")
+    assert a.bird.pid is None
+    missing = Bird(lab.directory / "x", command=("bird-that-is-not-installed",))
+    async with missing:
+        with pytest.raises(DataplaneError, match="install bird2"):
+            await missing.configure("")
+
+
+async def test_whoever_holds_port_179_is_named_and_its_end_noticed(lab: Lab) -> None:
+    lab.tell(*POOLS, *(node(name, ADDRESSES[name][0]) for name in "ab"))
+    a = await lab.host("a", ADDRESSES["a"][0], setting="bird")
+    await lab.host("b", ADDRESSES["b"][0], setting="bird")
+    other = a.namespace.start(
+        "python3", "-c", "import socket;s=socket.create_server(('',179));print(1,flush=True);s.accept()"
+    )
+    assert other.stdout is not None
+    other.stdout.readline()
+    await lab.sync()
+    await a.bird.check()
+    assert re.fullmatch(
+        rf"TCP port 179 is held by python3 \(pid {other.pid}\), so BIRD cannot listen for its peers; stop it,"
+        r" or set listenPort in BGPConfiguration\(default\)",
+        a.bird.problem,
+    )
+    other.kill()
+    other.wait()
+    await a.bird.check()
+    await a.bird.check()
+    assert a.bird.problem == ""
+    await a.established("Mesh_10_0_0_2")
+
+
+async def test_a_distribution_bird_is_named_with_the_command_to_stop_it(lab: Lab, tmp_path: Path) -> None:
+    lab.tell(*POOLS, *(node(name, ADDRESSES[name][0]) for name in "ab"))
+    a = await lab.host("a", ADDRESSES["a"][0], setting="bird")
+    other = Bird(tmp_path / "distribution", command=a.bird._command)
+    async with other:
+        await other.configure(
+            "log stderr all; router id 1.1.1.1; protocol device {}\n"
+            "protocol bgp x { local as 1; neighbor 10.0.0.99 as 2; multihop; ipv4 { import all; export none; }; }\n"
+        )
+        await a.sync()
+        await a.bird.check()
+        assert a.bird.problem.startswith(f"TCP port 179 is held by bird (pid {other.pid})")
+        assert a.bird.problem.endswith("systemctl disable --now bird")
