@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -156,3 +157,10 @@ async def kernel(namespace: Namespace) -> AsyncIterator[Kernel]:
 async def nft(namespace: Namespace) -> AsyncIterator[Nft]:
     async with Nft() as opened:
         yield opened
+
+
+async def eventually(true: Callable[[], object], *, seconds: float = 5) -> None:
+    """Waits for the kernel's or another program's doing; the test fails when it does not come."""
+    async with asyncio.timeout(seconds):
+        while not true():  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.005)

@@ -48,6 +48,7 @@ class Nft:
         self._library: _Library | None = None
         self._own_generations: dict[int, None] = {}
         self.running = 0
+        self.on_idle: list[Callable[[], None]] = []
 
     async def __aenter__(self) -> Self:
         await self._in_thread(self._open)
@@ -69,6 +70,8 @@ class Nft:
             await self._in_thread(self._commit, program)
         finally:
             self.running -= 1
+            for callback in self.on_idle:
+                callback()
 
     async def list(self, *selection: str) -> list[dict[str, Any]] | None:
         """``nft -j list …``: the objects; None when there is no such thing."""

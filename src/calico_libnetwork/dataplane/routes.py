@@ -116,23 +116,35 @@ class Routes:
         self._delta.observe_exactly({route.key: route for route in ours})
         self._want_gateway()
 
+    def leaving_workloads(self) -> list[RouteKey]:
+        """The single addresses in the kernel behind a workload's interface that are not wanted there any more."""
+        return [
+            key for key in self._delta.removals() if key[2].startswith(INTERFACE_PREFIX) and key[0].num_addresses == 1
+        ]
+
+    async def withdraw(self, keys: Collection[RouteKey]) -> list[Failure]:
+        """Deletes these of the unwanted routes, ahead of ``apply``."""
+        if not keys:
+            return []
+        self.interfaces_lost({key[2] for key in keys if key[2] and key[2] not in self._links.by_name})
+        routes = [self._delta.actual[key] for key in keys if key in self._delta.actual]
+        answers = await self._kernel.run(Socket.exchange, [rtnetlink.delete_route(self._info(r)) for r in routes])
+        failures = [self._removed(route, answer) for route, answer in zip(routes, answers, strict=True)]
+        return [failure for failure in failures if failure is not None]
+
     async def apply(self) -> list[Failure]:
         """Writes what differs; one refused route does not stop the others."""
         if self.stale:
             await self.read()
-        ready = {key: route for key, route in self._delta.changes().items() if self._ready(route)}
-        self.interfaces_lost({key[2] for key in self._delta.removals() if key[2] and key[2] not in self._links.by_name})
-        removals = [self._delta.actual[key] for key in self._delta.removals()]
-        if not ready and not removals:
-            return []
-        requests = [rtnetlink.replace_route(self._info(route)) for route in ready.values()]
-        requests += [rtnetlink.delete_route(self._info(route)) for route in removals]
-        answers = await self._kernel.run(Socket.exchange, requests)
-        failures = [self._written(route, answer) for route, answer in zip(ready.values(), answers, strict=False)]
-        failures += [
-            self._removed(route, answer) for route, answer in zip(removals, answers[len(ready) :], strict=True)
-        ]
-        return [failure for failure in failures if failure is not None]
+        ready = [route for route in self._delta.changes().values() if self._ready(route)]
+        failures: list[Failure | None] = []
+        if ready:
+            requests = [rtnetlink.replace_route(self._info(route)) for route in ready]
+            answers = await self._kernel.run(Socket.exchange, requests)
+            failures = [self._written(route, answer) for route, answer in zip(ready, answers, strict=True)]
+        return [failure for failure in failures if failure is not None] + await self.withdraw(
+            list(self._delta.removals())
+        )
 
     def _ready(self, route: Route) -> bool:
         return not route.interface or self._links.is_up(route.interface)

@@ -85,22 +85,15 @@ def enable_forwarding(*, ipv6: bool) -> list[str]:
     """
     written = ensure_all({"ipv4/ip_forward": "1"})
     if ipv6 and ipv6_available() and read("ipv6/conf/all/forwarding") != "1":
-        for interface in _interfaces_with_learned_default_route():
-            key = f"ipv6/conf/{interface}/accept_ra"
-            if read(key) == "1":
-                write(key, "2")
-                written.append(key)
-        write("ipv6/conf/all/forwarding", "1")
-        written.append("ipv6/conf/all/forwarding")
+        listening = [f"ipv6/conf/{interface}/accept_ra" for interface in _interfaces_with_default_gateway()]
+        settings = {key: "2" for key in listening if read(key) == "1"} | {"ipv6/conf/all/forwarding": "1"}
+        written += ensure_all(settings)
     return written
 
 
-def _interfaces_with_learned_default_route() -> list[str]:
+def _interfaces_with_default_gateway() -> list[str]:
     """From /proc/net/ipv6_route: destination, its length, six more columns, flags, interface."""
-    default, learned = "0" * 32, 0x00040000  # RTF_ADDRCONF: came in a router advertisement
-    interfaces = []
-    for line in Path("/proc/thread-self/net/ipv6_route").read_text(encoding="ascii").splitlines():
-        columns = line.split()
-        if columns[0] == default and columns[1] == "00" and int(columns[8], 16) & learned:
-            interfaces.append(columns[9])
-    return interfaces
+    default, through_gateway = ("0" * 32, "00"), 0x2  # RTF_GATEWAY
+    lines = Path("/proc/thread-self/net/ipv6_route").read_text(encoding="ascii").splitlines()
+    columns = [line.split() for line in lines]
+    return [row[9] for row in columns if (row[0], row[1]) == default and int(row[8], 16) & through_gateway]

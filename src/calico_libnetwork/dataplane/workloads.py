@@ -1,0 +1,214 @@
+"""What the kernel must hold for this node's endpoints: routes, neighbours, interface settings, forgotten connections.
+
+A pure function of the endpoints and of this node's blocks, kept up to date as either changes: of two endpoints that
+name one interface, or one address, the one with the lower key has it, and the other takes over when that one goes.
+An address that leaves an interface loses its route first, then its connections are forgotten, and only then does it
+get its new route, so that nothing established reaches the new owner.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from typing import TypeVar
+
+from calico_libnetwork.dataplane import sysctl
+from calico_libnetwork.dataplane.conntrack import Conntrack
+from calico_libnetwork.dataplane.kernel import Failure, Kernel
+from calico_libnetwork.dataplane.links import LinkChanges, Links
+from calico_libnetwork.dataplane.neighbours import NeighbourKey, Neighbours
+from calico_libnetwork.dataplane.netlink import Socket
+from calico_libnetwork.dataplane.routes import Route, Routes, block_route, workload_route
+from calico_libnetwork.dataplane.rtnetlink import IPAddress, IPNetwork
+from calico_libnetwork.errors import DataplaneError
+
+K = TypeVar("K")
+
+_INTERFACES_PER_TURN = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalEndpoint:
+    """``key`` orders endpoints that claim the same. ``mac`` is "" while unknown."""
+
+    key: str
+    interface: str
+    addresses: tuple[IPAddress, ...]
+    mac: str = ""
+    may_spoof: bool = False
+
+
+class Workloads:
+    def __init__(
+        self, kernel: Kernel, *, links: Links, routes: Routes, neighbours: Neighbours, conntrack: Conntrack
+    ) -> None:
+        self._kernel = kernel
+        self._links = links
+        self._routes = routes
+        self._neighbours = neighbours
+        self._conntrack = conntrack
+        self._endpoints: dict[str, LocalEndpoint] = {}
+        self._by_interface: dict[str, set[str]] = defaultdict(set)
+        self._by_address: dict[IPAddress, set[str]] = defaultdict(set)
+        self._owners: dict[IPAddress, LocalEndpoint] = {}
+        self._blocks: frozenset[IPNetwork] = frozenset()
+        self._to_forget: set[IPAddress] = set()
+        self._to_configure: set[str] = set()
+
+    def update(self, endpoint: LocalEndpoint) -> None:
+        affected = self._withdraw(endpoint.key)
+        self._endpoints[endpoint.key] = endpoint
+        self._by_interface[endpoint.interface].add(endpoint.key)
+        for address in endpoint.addresses:
+            self._by_address[address].add(endpoint.key)
+        self._to_configure.add(endpoint.interface)
+        self._settle(affected | self._addresses_behind(endpoint.interface))
+
+    def remove(self, key: str) -> None:
+        """An unknown key is none of this node's endpoints."""
+        self._settle(self._withdraw(key))
+
+    def set_blocks(self, blocks: Collection[IPNetwork]) -> None:
+        """The blocks this node owns: a workload's address outside of them must be advertised by itself.
+
+        A block of a single address gets no blackhole, which would win over the workload's own route.
+        """
+        new = frozenset(blocks)
+        for block in self._blocks - new:
+            self._routes.unwant(block_route(block).key)
+        for block in new:
+            if block.num_addresses > 1:
+                self._routes.want(block_route(block))
+        self._blocks = new
+        self._settle(set(self._owners))
+
+    def programmed(self, key: str) -> bool:
+        """Whether the kernel has every route and neighbour of this endpoint."""
+        endpoint = self._endpoints.get(key)
+        return endpoint is not None and all(self._has(endpoint, address) for address in endpoint.addresses)
+
+    def links_changed(self, changes: LinkChanges) -> None:
+        """To be called with what ``Links`` reports, before the next ``apply``."""
+        if changes.lost_routes:
+            self._routes.interfaces_lost(changes.lost_routes)
+            self._neighbours.interfaces_lost(changes.lost_routes)
+        self._routes.stale |= changes.routes
+        self._neighbours.stale |= changes.neighbours
+        self._to_configure |= changes.interfaces & self._by_interface.keys()
+
+    async def apply(self) -> list[Failure]:
+        self._links.poll()
+        if self._routes.stale:
+            await self._routes.read()
+        failures = await self._forget_connections()
+        failures += await self._routes.apply()
+        failures += await self._neighbours.apply()
+        failures += await self._configure()
+        return failures
+
+    def _withdraw(self, key: str) -> set[IPAddress]:
+        """The addresses whose owner may be another now."""
+        endpoint = self._endpoints.get(key)
+        if endpoint is None:
+            return set()
+        affected = self._addresses_behind(endpoint.interface)
+        del self._endpoints[key]
+        _discard(self._by_interface, endpoint.interface, key)
+        for address in endpoint.addresses:
+            _discard(self._by_address, address, key)
+        return affected
+
+    def _addresses_behind(self, interface: str) -> set[IPAddress]:
+        return {address for key in self._by_interface.get(interface, ()) for address in self._endpoints[key].addresses}
+
+    def _settle(self, addresses: Iterable[IPAddress]) -> None:
+        for address in addresses:
+            before, after = self._owners.get(address), self._owner(address)
+            if before is not None:
+                self._disown(address, before, after)
+            if after is not None:
+                self._own(address, after)
+
+    def _owner(self, address: IPAddress) -> LocalEndpoint | None:
+        claims = (self._endpoints[key] for key in sorted(self._by_address.get(address, ())))
+        return next((claim for claim in claims if claim.key == min(self._by_interface[claim.interface])), None)
+
+    def _own(self, address: IPAddress, endpoint: LocalEndpoint) -> None:
+        self._owners[address] = endpoint
+        self._routes.want(self._route(address, endpoint.interface))
+        if endpoint.mac:
+            self._neighbours.want(NeighbourKey(endpoint.interface, address), endpoint.mac)
+
+    def _disown(self, address: IPAddress, before: LocalEndpoint, after: LocalEndpoint | None) -> None:
+        if after is None:
+            del self._owners[address]
+        if after is None or after.interface != before.interface:
+            self._routes.unwant(self._route(address, before.interface).key)
+            self._to_forget.add(address)
+        if after is None or after.interface != before.interface or not after.mac:
+            self._neighbours.unwant(NeighbourKey(before.interface, address))
+
+    def _route(self, address: IPAddress, interface: str) -> Route:
+        covered = any(block.version == address.version and address in block for block in self._blocks)
+        return workload_route(single(address), interface, advertise=not covered)
+
+    def _has(self, endpoint: LocalEndpoint, address: IPAddress) -> bool:
+        if self._owners.get(address) is not endpoint:
+            return False
+        if not self._routes.programmed(self._route(address, endpoint.interface).key):
+            return False
+        return not endpoint.mac or self._neighbours.programmed(NeighbourKey(endpoint.interface, address))
+
+    async def _forget_connections(self) -> list[Failure]:
+        leaving = self._routes.leaving_workloads()
+        failures = await self._routes.withdraw(leaving)
+        forget = self._to_forget | {destination.network_address for destination, _metric, _interface in leaving}
+        if forget:
+            try:
+                await self._conntrack.forget(forget)
+            except DataplaneError as error:
+                self._to_forget = forget
+                return [*failures, Failure("", f"connections of moved addresses cannot be forgotten: {error}")]
+            self._to_forget -= forget
+        return failures
+
+    async def _configure(self) -> list[Failure]:
+        """Settings as they must be on interfaces that came up, whoever made them."""
+        ready = [name for name in self._to_configure if self._links.is_up(name)]
+        self._to_configure.difference_update(ready)
+        failures: list[Failure] = []
+        for start in range(0, len(ready), _INTERFACES_PER_TURN):
+            turn = {name: self._settings(name) for name in ready[start : start + _INTERFACES_PER_TURN]}
+            failures += await self._kernel.run(_ensure_settings, turn)
+        return [failure for failure in failures if failure.interface in self._links.by_name]
+
+    def _settings(self, interface: str) -> tuple[bool, bool]:
+        """Whether the interface serves IPv6, and whether its endpoint may use foreign source addresses."""
+        keys = self._by_interface.get(interface)
+        if not keys:
+            return False, False
+        endpoint = self._endpoints[min(keys)]
+        return any(address.version == 6 for address in endpoint.addresses), endpoint.may_spoof
+
+
+def single(address: IPAddress) -> IPNetwork:
+    """The address as a network of its own."""
+    return IPv4Network(address) if isinstance(address, IPv4Address) else IPv6Network(address)
+
+
+def _discard(index: dict[K, set[str]], key: K, member: str) -> None:
+    index[key].discard(member)
+    if not index[key]:
+        del index[key]
+
+
+def _ensure_settings(_kernel: Socket, interfaces: dict[str, tuple[bool, bool]]) -> list[Failure]:
+    failures = []
+    for interface, (ipv6, may_spoof) in interfaces.items():
+        try:
+            sysctl.ensure_all(sysctl.workload_settings(interface, ipv6=ipv6, may_spoof=may_spoof))
+        except DataplaneError as error:
+            failures.append(Failure(interface, str(error)))
+    return failures
