@@ -20,7 +20,7 @@ DEMO_PACKAGES := busybox-static iputils-ping
 TEST_PACKAGES := bird2 busybox-static etcd-client etcd-server iputils-ping libdevmapper1.02.1 libseccomp2 netcat-openbsd
 BENCH_PACKAGES := iperf3
 
-.PHONY: help venv run demo check test test-unit test-system test-e2e bench build clean root run-packages test-packages
+.PHONY: help venv run demo check test test-unit test-system test-e2e bench etcd-stubs build clean root run-packages test-packages
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ test-e2e: root venv test-packages  ## real Docker 20.10, 26.1 and 28.5 daemons (
 bench: root venv test-packages  ## life cycles, start-up and throughput, beside Docker's bridge driver (root)
 	@scripts/install_packages.sh $(BENCH_PACKAGES)
 	$(BIN)/python -m benchmarks.lifecycle $(ARGS)
+
+etcd-stubs: venv  ## generate etcd's messages from src/calico_libnetwork/datastore/etcd.proto
+	cd src && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. calico_libnetwork/datastore/etcd.proto
 
 build: venv  ## wheel and source distribution in dist/
 	$(BIN)/hatchling build -d dist
