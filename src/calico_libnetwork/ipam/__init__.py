@@ -17,9 +17,8 @@ from calico_libnetwork.ipam.assigning import Assign, AutoAssign
 from calico_libnetwork.ipam.releasing import Release, ReleaseAffinity, ReleaseHandle
 from calico_libnetwork.ipam.view import PREFIXES, View
 from calico_libnetwork.ipam.writer import Writer
-from calico_libnetwork.model import pools
 from calico_libnetwork.model.block import NODE_ATTRIBUTE, Allocation, Block, Owner
-from calico_libnetwork.model.ipam_keys import Address, Network, Version, affinities_prefix, block_key
+from calico_libnetwork.model.ipam_keys import Address, Network, Version, affinities_prefix, block_key_at
 
 __all__ = ["PREFIXES", "Assignment", "Ipam"]
 
@@ -44,7 +43,7 @@ class Ipam:
     """For one node. ``clock`` gives nanoseconds since 1970."""
 
     def __init__(self, cache: Cache, *, node: str, clock: Callable[[], int] = time.time_ns) -> None:
-        self._view = View(cache)
+        self._view = View(cache, node=node)
         self._node = node
         self._writer = Writer(cache, self._view, node=node, clock=clock)
 
@@ -112,7 +111,7 @@ class Ipam:
         """At most one readable block."""
         for length in range(20, 33) if address.version == 4 else range(116, 129):
             try:
-                block = self._view.block(block_key(pools.network_of(address, length)))
+                block = self._view.block(block_key_at(address, length))
             except InvalidResource:
                 continue
             if block is not None:

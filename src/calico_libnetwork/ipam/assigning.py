@@ -6,7 +6,7 @@ the state ``pending`` in between. What is left behind is the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from calico_libnetwork.errors import (
@@ -18,12 +18,21 @@ from calico_libnetwork.errors import (
     NoFreeAddress,
     NotFound,
 )
-from calico_libnetwork.ipam.draft import Draft, Scope
+from calico_libnetwork.ipam.draft import Draft, Own, Scope
 from calico_libnetwork.model import block as blocks
 from calico_libnetwork.model import pools
 from calico_libnetwork.model.block import Block, Owner
-from calico_libnetwork.model.ipam_keys import Address, Network, Version, block_key, blocks_prefix, parse_block_key
-from calico_libnetwork.model.pools import Spans
+from calico_libnetwork.model.ipam_keys import (
+    Address,
+    Network,
+    Version,
+    affinity_key,
+    block_key,
+    block_key_at,
+    blocks_prefix,
+    parse_block_key,
+)
+from calico_libnetwork.model.pools import Pool, Spans
 
 RECLAIM_AGE = 60
 """Seconds for which a newly claimed block is its host's even while it is empty."""
@@ -83,7 +92,7 @@ class Assign:
         block = find_block(draft, self.address)
         if block is None:
             block = blocks.fresh(pool.block_of(self.address), node=draft.node, now=draft.now)
-        draft.expect(block_key(block.network))
+        draft.expect(block.key)
         _require_free(block, self.address)
         if draft.config.strict_affinity and block.node != draft.node:
             raise IpamError(
@@ -97,14 +106,12 @@ def find_block(draft: Draft, address: Address) -> Block | None:
     """The existing block that holds ``address``: of the size its pool cuts, or of any other."""
     pool = pools.containing(draft.pools, address)
     if pool is not None:
-        block = draft.block(pool.block_of(address))
+        block = draft.block(block_key_at(address, pool.block_length))
         if block is not None:
             return block
-    for length in range(32, 19, -1) if address.version == 4 else range(128, 115, -1):
-        network = pools.network_of(address, length)
-        if draft.view.get(block_key(network)) is not None:
-            return draft.block(network)
-    return None
+    lengths = range(32, 19, -1) if address.version == 4 else range(128, 115, -1)
+    key = next((key for key in (block_key_at(address, length) for length in lengths) if draft.exists(key)), None)
+    return None if key is None else draft.block(key)
 
 
 def _require_free(block: Block, address: Address) -> None:
@@ -128,48 +135,68 @@ def _scope(draft: Draft, version: Version, requested: tuple[Network, ...]) -> Sc
             f"node {draft.node} is not in the datastore, so no pool can be chosen for it: try again in a moment "
             "if it has just started, else check NODENAME"
         )
-    usable = pools.serving(draft.pools, version=version, requested=requested, labels=labels or {})
-    reserved = tuple(each for each in draft.view.reserved() if each.version == version)
-    own = []
-    for network in draft.affinities(draft.node, version):
-        if any(pool.holds(network) for pool in usable):
-            own.append(network)
-        else:
-            release_unselected(draft, network)
-    scope = draft.scopes[version, requested] = Scope(usable, own, [], reserved, Spans(reserved))
+    if draft.claims:
+        grounds = _grounds(draft, version, requested, labels)
+    else:
+        grounds = draft.view.keep((version, requested), lambda: _grounds(draft, version, requested, labels))
+    for own in grounds.elsewhere:
+        release_unselected(draft, own.key)
+    scope = Scope(grounds.pools, list(grounds.own), [], grounds.reserved, grounds.reserved_spans)
+    draft.scopes[version, requested] = scope
     return scope
 
 
-def release_unselected(draft: Draft, network: Network) -> None:
+@dataclass(frozen=True, slots=True)
+class _Grounds:
+    """What a scope starts from; ``elsewhere`` are this node's blocks in pools that do not serve it here."""
+
+    pools: tuple[Pool, ...]
+    own: tuple[Own, ...]
+    elsewhere: tuple[Own, ...]
+    reserved: tuple[Network, ...]
+    reserved_spans: Spans
+
+
+def _grounds(
+    draft: Draft, version: Version, requested: tuple[Network, ...], labels: Mapping[str, str] | None
+) -> _Grounds:
+    usable = pools.serving(draft.pools, version=version, requested=requested, labels=labels or {})
+    reserved = tuple(each for each in draft.view.reserved() if each.version == version)
+    every = draft.affinities(version)
+    own = tuple(each for each in every if any(pool.holds(each.network) for pool in usable))
+    return _Grounds(usable, own, tuple(each for each in every if each not in own), reserved, Spans(reserved))
+
+
+def release_unselected(draft: Draft, key: str) -> None:
     """Gives an empty block back whose pool does not select its node (any more)."""
-    block = _readable(draft, network)
+    block = _readable(draft, key)
     if block is None or block.node is None or not block.is_empty or draft.room < 0:
         return
-    pool = pools.containing(draft.pools, network.network_address)
+    pool = pools.containing(draft.pools, block.network.network_address)
     labels = draft.view.labels(block.node)
     if pool is not None and labels is not None and not pool.node_selector.matches(labels):
-        draft.delete_block(network)
-        draft.delete_affinity(block.node, network)
+        draft.delete_block(key)
+        draft.delete_affinity(block.node, block.network)
 
 
-def _in_own_block(draft: Draft, scope: Scope, network: Network, owner: Owner) -> Assigned | None:
+def _in_own_block(draft: Draft, scope: Scope, own: Own, owner: Owner) -> Assigned | None:
     """From a block this node has an affinity for; an affinity that another host's block contradicts is dropped."""
-    if draft.view.get(block_key(network)) is None and draft.block(network) is None:
-        block: Block | None = blocks.fresh(network, node=draft.node, now=draft.now)
+    if draft.exists(own.key):
+        block = _readable(draft, own.key)
     else:
-        block = _readable(draft, network)
+        block = blocks.fresh(own.network, node=draft.node, now=draft.now)
     if block is None:
         return None
     if block.node != draft.node:
-        draft.expect(block_key(network))
-        draft.delete_affinity(draft.node, network)
+        draft.expect(own.key)
+        draft.delete_affinity(draft.node, own.network)
         return None
     return _first_free(draft, scope, block, owner)
 
 
 def _require_new_block_allowed(draft: Draft, scope: Scope) -> None:
     config = draft.config
-    owned = sum(draft.affinity(draft.node, network) is not None for network in scope.full)
+    owned = sum(draft.affinity(affinity_key(draft.node, own.network)) is not None for own in scope.full)
     if not config.auto_allocate_blocks:
         raise NoFreeAddress(
             f"the blocks of node {draft.node} are full, and the IPAM configuration forbids to claim new ones "
@@ -190,12 +217,19 @@ def _existing(draft: Draft, version: Version) -> list[Network]:
 def _in_lost_block(draft: Draft, scope: Scope, existing: list[Network], owner: Owner) -> Assigned | None:
     """From a block that is this node's though the affinity is missing, which a crash between two writes leaves."""
     mark = f'"host:{draft.node}"'.encode()
+    full = {own.key for own in scope.full}
     for network in existing:
-        item = draft.view.get(block_key(network))
-        if item is None or mark not in item.value or network in scope.full:
+        key = block_key(network)
+        item = draft.view.get(key)
+        if (
+            item is None
+            or mark not in item.value
+            or key in full
+            or not any(pool.holds(network) for pool in scope.pools)
+        ):
             continue
-        block = _readable(draft, network)
-        if block is None or block.node != draft.node or not any(pool.holds(network) for pool in scope.pools):
+        block = _readable(draft, key)
+        if block is None or block.node != draft.node:
             continue
         found = _first_free(draft, scope, block, owner)
         if found is not None:
@@ -236,7 +270,7 @@ def _others(draft: Draft, scope: Scope, existing: list[Network]) -> Iterator[Blo
     """Blocks of other hosts or of none, in the order this node visits them."""
     for pool in scope.pools:
         for network in pools.walk(pool, draft.node, existing):
-            block = _readable(draft, network)
+            block = _readable(draft, block_key(network))
             if block is not None and block.node != draft.node:
                 yield block
 
@@ -261,16 +295,16 @@ def _first_free(draft: Draft, scope: Scope, block: Block, owner: Owner) -> Assig
 def _take(draft: Draft, block: Block, ordinal: int, owner: Owner) -> Assigned:
     draft.put_block(blocks.assign(block, [ordinal], owner))
     if block.node == draft.node:
-        draft.hold_affinity(block.network)
+        draft.hold_affinity(block)
     if owner.handle is not None:
-        draft.add_to_handle(owner.handle, block.network)
-    return Assigned(block.network[ordinal], owner, block.sequence)
+        draft.add_to_handle(owner.handle, block.cidr)
+    return Assigned(block.address(ordinal), owner, block.sequence)
 
 
-def _readable(draft: Draft, network: Network) -> Block | None:
+def _readable(draft: Draft, key: str) -> Block | None:
     """None also for a block that cannot be read: it is reported once and then left alone."""
     try:
-        return draft.block(network)
+        return draft.block(key)
     except InvalidResource:
         return None
 

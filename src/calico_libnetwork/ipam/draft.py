@@ -7,6 +7,7 @@ are applied to a new one, never a changed copy to fresh values.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from calico_libnetwork.datastore.protocol import (
@@ -31,10 +32,18 @@ from calico_libnetwork.model.ipam_keys import (
     handle_key,
     parse_affinity_key,
 )
-from calico_libnetwork.model.ipam_records import AffinityState, Handle, IpamConfig, affinity_state, encode_affinity
+from calico_libnetwork.model.ipam_records import AffinityState, Handle, affinity_state, encode_affinity
 from calico_libnetwork.model.pools import Pool, Spans
 
 _MARGIN = 12  # keys the largest single request may touch
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A block this node has an affinity for; ``key`` is the block's."""
+
+    network: Network
+    key: str
 
 
 @dataclass
@@ -42,8 +51,8 @@ class Scope:
     """What serves requests of one kind: usable pools, this node's blocks there (in key order), reservations."""
 
     pools: tuple[Pool, ...]
-    open: list[Network]
-    full: list[Network]
+    open: list[Own]
+    full: list[Own]
     reserved: tuple[Network, ...]
     reserved_spans: Spans = field(repr=False)
 
@@ -55,7 +64,7 @@ class Draft:
         self.view = view
         self.node = node
         self.now = now
-        self.config: IpamConfig = view.config()
+        self.config = view.config()
         self.pools = view.pools()
         self.scopes: dict[object, Scope] = {}
         self._compares: dict[str, Compare] = {}
@@ -70,54 +79,68 @@ class Draft:
         operations = len(self._written) + len(self._handles) + len(self._affinities)
         return TRANSACTION_LIMIT - _MARGIN - max(len(self._compares), operations)
 
+    @property
+    def claims(self) -> bool:
+        """Whether the node's affinities change with this transaction."""
+        return bool(self._affinities)
+
     def expect(self, key: str) -> None:
         """Makes the transaction depend on ``key`` being as the cache has it."""
         if key not in self._compares:
             item = self.view.get(key)
             self._compares[key] = absent(key) if item is None else unchanged(item)
 
-    def block(self, network: Network) -> Block | None:
+    def block(self, key: str) -> Block | None:
         """As Calico sees it on loading: addresses whose cooldown is over are free. Raises ``InvalidResource``."""
-        key = block_key(network)
-        if key not in self._blocks:
+        try:
+            return self._blocks[key]
+        except KeyError:
             stored = self.view.block(key)
-            self._blocks[key] = stored and blocks.without_cooled(stored, now=self.now, cooldown=self.config.cooldown)
-        return self._blocks[key]
+            block = stored and blocks.without_cooled(stored, now=self.now, cooldown=self.config.cooldown)
+            self._blocks[key] = block
+            return block
+
+    def exists(self, key: str) -> bool:
+        """Also of a block that cannot be read."""
+        return self._blocks[key] is not None if key in self._blocks else self.view.get(key) is not None
 
     def put_block(self, block: Block) -> None:
-        self._set_block(block_key(block.network), block)
+        self._set_block(block.key, block)
 
-    def reopen(self, block: Block) -> None:
-        """Addresses of ``block`` have become free."""
+    def delete_block(self, key: str) -> None:
+        self._set_block(key, None)
+
+    def reopen(self, key: str) -> None:
+        """Addresses of a block have become free."""
         for scope in self.scopes.values():
-            if block.network in scope.full:
-                scope.full.remove(block.network)
-                scope.open = sorted([*scope.open, block.network], key=block_key)
+            freed = [own for own in scope.full if own.key == key]
+            if freed:
+                scope.full = [own for own in scope.full if own.key != key]
+                scope.open = sorted([*scope.open, *freed], key=lambda own: own.key)
 
-    def claimed(self, version: Version) -> list[Network]:
+    def claimed(self, version: Version) -> Iterator[Network]:
         """Blocks that come into being with this transaction, among others."""
-        return [each.network for each in self._blocks.values() if each is not None and each.network.version == version]
+        return (each.network for each in self._blocks.values() if each is not None and each.network.version == version)
 
-    def delete_block(self, network: Network) -> None:
-        self._set_block(block_key(network), None)
-
-    def affinity(self, node: str, network: Network) -> AffinityState | None:
-        key = affinity_key(node, network)
+    def affinity(self, key: str) -> AffinityState | None:
         if key in self._affinities:
             return self._affinities[key]
         item = self.view.get(key)
         return None if item is None else affinity_state(item.value)
 
-    def affinities(self, node: str, version: Version) -> list[Network]:
-        """CIDRs ``node`` has an affinity for, in key order."""
-        prefix = affinities_prefix(node, version)
+    def affinities(self, version: Version) -> list[Own]:
+        """This node's, in key order."""
+        prefix = affinities_prefix(self.node, version)
         keys = {key for key in self._affinities if key.startswith(prefix)} | set(self.view.keys(prefix))
         found = [parse_affinity_key(key) for key in sorted(keys) if self._affinities.get(key, "") is not None]
-        return [each[1] for each in found if each is not None]
+        return [Own(each[1], block_key(each[1])) for each in found if each is not None]
 
-    def hold_affinity(self, network: Network) -> None:
-        """This node's affinity for ``network`` is confirmed with this transaction, and not being taken away."""
-        key, state = affinity_key(self.node, network), self.affinity(self.node, network)
+    def hold_affinity(self, block: Block) -> None:
+        """This node's affinity for ``block`` is confirmed with this transaction, and not being taken away."""
+        key = affinity_key(self.node, block.cidr)
+        if key in self._compares and key not in self._affinities:
+            return
+        state = self.affinity(key)
         self.expect(key)
         if state != "confirmed":
             self._affinities[key] = "confirmed"
@@ -130,10 +153,9 @@ class Draft:
         self._affinities[key] = None
         self.scopes.clear()
 
-    def add_to_handle(self, handle: str, network: Network) -> None:
-        key = handle_key(handle)
+    def add_to_handle(self, handle: str, cidr: str) -> None:
         stored = self.handle(handle) or Handle.empty()
-        self._set_handle(key, stored.counted(str(network), stored.counts.get(str(network), 0) + 1))
+        self._set_handle(handle_key(handle), stored.counted(cidr, stored.counts.get(cidr, 0) + 1))
 
     def take_from_handle(self, handle: str, block: Block, released: int) -> None:
         """Counts ``released`` addresses of ``block`` (as it is without them) off.
@@ -143,9 +165,12 @@ class Draft:
         stored = self.handle(handle)
         if stored is None or block.cidr not in stored.counts:
             return
-        left = max(stored.counts[block.cidr] - released, len(block.held_by(handle)))
-        gone = not block.held_by(handle)
-        self._set_handle(handle_key(handle), stored.without(block.cidr) if gone else stored.counted(block.cidr, left))
+        held = len(block.held_by(handle))
+        if held:
+            left = stored.counted(block.cidr, max(stored.counts[block.cidr] - released, held))
+        else:
+            left = stored.without(block.cidr)
+        self._set_handle(handle_key(handle), left)
 
     def forget_in_handle(self, handle: str, cidr: str) -> None:
         stored = self.handle(handle)
@@ -161,7 +186,7 @@ class Draft:
         for key in sorted(self._written):
             block = self._blocks[key]
             operations += self._operation(key, None if block is None else blocks.encode(blocks.advanced(block)))
-        for key, handle in sorted(self._handles.items()):
+        for key, handle in self._handles.items():
             operations += self._operation(key, handle.encode() if handle.counts else None)
         for key, state in sorted(self._affinities.items()):
             stored = self.view.get(key)
@@ -170,11 +195,13 @@ class Draft:
         return Transaction(tuple(self._compares.values()), operations)
 
     def remember(self, revision: int) -> None:
-        """After the commit at ``revision``: the decoded blocks are what the cache now holds."""
+        """After the commit at ``revision``: what was written need not be decoded again."""
         for key in self._written:
             block = self._blocks[key]
             if block is not None:
                 self.view.remember(key, blocks.advanced(block), revision=revision)
+        for key, handle in self._handles.items():
+            self.view.remember(key, handle, revision=revision)
 
     def _set_block(self, key: str, block: Block | None) -> None:
         self.expect(key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from ipaddress import ip_network
 
 from calico_libnetwork.errors import AddressInUse, IpamError
 from calico_libnetwork.ipam.assigning import find_block, release_unselected
@@ -12,7 +11,7 @@ from calico_libnetwork.ipam.draft import Draft
 from calico_libnetwork.model import block as blocks
 from calico_libnetwork.model import pools
 from calico_libnetwork.model.block import Block, same_handle
-from calico_libnetwork.model.ipam_keys import Address, Network, affinity_key, block_key, handle_key
+from calico_libnetwork.model.ipam_keys import Address, Network, affinity_key, block_key, block_key_at, handle_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +28,9 @@ class Release:
         if block is None:
             pool = pools.containing(draft.pools, self.address)
             if pool is not None:
-                draft.expect(block_key(pool.block_of(self.address)))
+                draft.expect(block_key_at(self.address, pool.block_length))
             return False
-        draft.expect(block_key(block.network))
+        draft.expect(block.key)
         allocation = block.allocation(self.address)
         if allocation is None or allocation.released is not None:
             return False
@@ -58,10 +57,10 @@ class ReleaseHandle:
         for cidr in stored.counts if stored else ():
             if draft.room <= 0:
                 return released, True
-            block = draft.block(ip_network(cidr))
+            block = draft.block(block_key(cidr))
             held = block.held_by(self.handle) if block else ()
             if block is not None and held:
-                released += [block.network[ordinal] for ordinal in held]
+                released += [block.address(ordinal) for ordinal in held]
                 _free(draft, block, held)
             draft.forget_in_handle(self.handle, cidr)
         return released, False
@@ -77,8 +76,9 @@ class ReleaseAffinity:
 
     def apply(self, draft: Draft) -> bool:
         """False if the block was not this node's; an affinity that said so is deleted all the same."""
-        block = draft.block(self.network)
-        draft.expect(block_key(self.network))
+        key = block_key(self.network)
+        block = draft.block(key)
+        draft.expect(key)
         ours = block is not None and block.node == self.node
         if block is not None and ours and not block.is_empty and not self.occupied:
             raise IpamError(f"block {block.cidr} of node {self.node} holds addresses: release them first")
@@ -88,22 +88,21 @@ class ReleaseAffinity:
             return False
         draft.scopes.clear()
         if block.is_empty:
-            draft.delete_block(self.network)
+            draft.delete_block(key)
         else:
             draft.put_block(blocks.orphaned(block))
         return True
 
 
 def _free(draft: Draft, block: Block, ordinals: tuple[int, ...]) -> None:
-    held = [block.allocation(block.network[ordinal]) for ordinal in ordinals]
-    counts = Counter(each.owner.handle for each in held if each is not None)
+    counts = Counter(block.handle(ordinal) for ordinal in ordinals)
     after = blocks.release(block, ordinals, now=draft.now, cooldown=draft.config.cooldown)
     if after.affinity is None and after.is_empty:
-        draft.delete_block(block.network)
+        draft.delete_block(block.key)
     else:
         draft.put_block(after)
-        draft.reopen(after)
+        draft.reopen(block.key)
     for handle, released in counts.items():
         if handle is not None:
             draft.take_from_handle(handle, after, released)
-    release_unselected(draft, block.network)
+    release_unselected(draft, block.key)

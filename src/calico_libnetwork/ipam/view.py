@@ -5,13 +5,13 @@ An object that cannot be read is reported with its key and then left alone: it s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar, cast
 
 import structlog
 
 from calico_libnetwork.datastore.cache import Cache
-from calico_libnetwork.datastore.protocol import KeyValue
+from calico_libnetwork.datastore.protocol import Event, KeyValue
 from calico_libnetwork.errors import InvalidResource
 from calico_libnetwork.model import block as blocks
 from calico_libnetwork.model import ipam_keys, kinds
@@ -34,12 +34,25 @@ _log = structlog.get_logger()
 
 
 class View:
-    def __init__(self, cache: Cache) -> None:
+    """``generation`` changes with what assignments of ``node`` are decided on, apart from blocks and handles."""
+
+    def __init__(self, cache: Cache, *, node: str) -> None:
         self.cache = cache
+        self.generation = 0
         self._decoded: dict[str, tuple[KeyValue, object]] = {}
+        self._grounds = (POOLS, RESERVATIONS, NODES, ipam_keys.CONFIG_KEY, f"{ipam_keys.AFFINITIES_PREFIX}{node}/")
+        self._kept: dict[object, tuple[int, object]] = {}
+        cache.subscribe(self._heard)
 
     def get(self, key: str) -> KeyValue | None:
         return self.cache.get(key)
+
+    def keep(self, name: object, make: Callable[[], T]) -> T:
+        """What ``make`` returned in this generation."""
+        kept = self._kept.get(name)
+        if kept is None or kept[0] != self.generation:
+            self._kept[name] = kept = (self.generation, make())
+        return cast(T, kept[1])
 
     def config(self) -> IpamConfig:
         """Raises ``InvalidResource``: guessing at strict affinity would hand out what must not be."""
@@ -48,7 +61,7 @@ class View:
 
     def pools(self) -> tuple[Pool, ...]:
         """All readable pools, in name order."""
-        return tuple(self._readable(POOLS, _pool))
+        return self.keep("pools", lambda: tuple(self._readable(POOLS, _pool)))
 
     def reserved(self) -> tuple[Network, ...]:
         return tuple(network for networks in self._readable(RESERVATIONS, _reserved) for network in networks)
@@ -79,6 +92,10 @@ class View:
         item = self.cache.get(key)
         if item is not None and item.mod_revision == revision:
             self._decoded[key] = (item, decoded)
+
+    def _heard(self, events: Sequence[Event]) -> None:
+        if any(event.key.startswith(self._grounds) for event in events):
+            self.generation += 1
 
     def _readable(self, prefix: str, decode: Callable[[KeyValue], T]) -> Iterator[T]:
         for item in self.cache.under(prefix):

@@ -6,6 +6,7 @@ go in verbatim, so a handle has no slash.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal
 
@@ -20,16 +21,26 @@ AFFINITIES_PREFIX = f"{IPAM_PREFIX}host/"
 CONFIG_KEY = f"{IPAM_PREFIX}config"
 
 
-def block_key(network: Network) -> str:
-    return f"{BLOCKS_PREFIX}ipv{network.version}/block/{_segment(network)}"
+def block_key(cidr: Network | str) -> str:
+    """Text, where it is at hand, spares the formatting."""
+    text = str(cidr)
+    return f"{BLOCKS_PREFIX}{'ipv6' if ':' in text else 'ipv4'}/block/{text.replace('/', '-')}"
+
+
+def block_key_at(address: Address, length: int) -> str:
+    """The key of the block with a prefix of ``length`` that would hold ``address``."""
+    host = address.max_prefixlen - length
+    first = type(address)(int(address) >> host << host)
+    return f"{BLOCKS_PREFIX}ipv{address.version}/block/{first}-{length}"
 
 
 def blocks_prefix(version: Version) -> str:
     return f"{BLOCKS_PREFIX}ipv{version}/block/"
 
 
-def affinity_key(node: str, network: Network) -> str:
-    return f"{affinities_prefix(node, _version(network))}{_segment(network)}"
+def affinity_key(node: str, cidr: Network | str) -> str:
+    text = str(cidr)
+    return f"{AFFINITIES_PREFIX}{node}/{'ipv6' if ':' in text else 'ipv4'}/block/{text.replace('/', '-')}"
 
 
 def affinities_prefix(node: str, version: Version) -> str:
@@ -40,6 +51,7 @@ def handle_key(handle: str) -> str:
     return f"{HANDLES_PREFIX}{handle}"
 
 
+@lru_cache(maxsize=1 << 16)
 def parse_block_key(key: str) -> Network | None:
     """The CIDR of a block's key; None for any other key."""
     family, _, segment = key.removeprefix(BLOCKS_PREFIX).partition("/block/")
@@ -63,17 +75,9 @@ def parse_handle_key(key: str) -> str | None:
     return key.removeprefix(HANDLES_PREFIX) if key.startswith(HANDLES_PREFIX) else None
 
 
-def _segment(network: Network) -> str:
-    return f"{network.network_address}-{network.prefixlen}"
-
-
 def _parse_segment(segment: str) -> Network | None:
     address, _, length = segment.rpartition("-")
     try:
         return IPv6Network(f"{address}/{length}") if ":" in address else IPv4Network(f"{address}/{length}")
     except ValueError:
         return None
-
-
-def _version(network: Network) -> Version:
-    return 4 if isinstance(network, IPv4Network) else 6
