@@ -1,0 +1,187 @@
+"""The reconcile loop: what the datastore says, made so in the kernel and kept so.
+
+Level-triggered: events only say where to look, and whatever the order of events, the end is a function of the current
+state. Nothing but the closed skeleton is written before the datastore's first listing is complete; after that every
+round computes the difference and applies it. An endpoint is reported as programmed when its rules, routes and
+neighbours have been written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from calico_libnetwork.agent.host import Host
+from calico_libnetwork.agent.intake import Intake
+from calico_libnetwork.agent.metrics import AgentMetrics
+from calico_libnetwork.agent.programmed import ProgrammedEndpoints
+from calico_libnetwork.dataplane.kernel import Failure, Kernel
+from calico_libnetwork.dataplane.rtnetlink import IPNetwork
+from calico_libnetwork.dataplane.rules import endpoints as rules_endpoints
+from calico_libnetwork.dataplane.rules.ruleset import Ruleset
+from calico_libnetwork.dataplane.rules.settings import RulesSettings
+from calico_libnetwork.dataplane.workloads import LocalEndpoint
+from calico_libnetwork.datastore.cache import Cache
+from calico_libnetwork.datastore.protocol import Event
+from calico_libnetwork.health import Report
+from calico_libnetwork.model.kinds import ResourceKey
+from calico_libnetwork.routing.router import Router
+
+RESYNC_SECONDS = 90.0
+RETRY_SECONDS = 10.0
+_JITTER = 0.1
+
+_log = structlog.get_logger(__name__)
+
+
+class Agent:
+    def __init__(
+        self,
+        cache: Cache,
+        kernel: Kernel,
+        *,
+        node: str,
+        router: Router,
+        programmed: ProgrammedEndpoints,
+        report: Report,
+        metrics: AgentMetrics,
+    ) -> None:
+        self._cache = cache
+        self._router = router
+        self._programmed = programmed
+        self._report = report
+        self._metrics = metrics
+        self._wake = asyncio.Event()
+        settings = RulesSettings()
+        self._ruleset = Ruleset(node=node, settings=settings)
+        self.host = Host(kernel, accept_mark=settings.accept_mark, wake=self._wake.set)
+        self._intake = Intake([self._ruleset, router], [router])
+        self._keys: dict[str, ResourceKey] = {}  # of the endpoint that holds each interface
+        self._pending: set[str] = set()  # interfaces whose endpoint is not in force yet
+        self._blocks: tuple[IPNetwork, ...] = ()
+        self._failures: frozenset[Failure] = frozenset()
+        self._findings: frozenset[Any] = frozenset()
+
+    async def close(self) -> None:
+        """The closed skeleton; to be called inside the host's context, before a workload can exist."""
+        self._ruleset.render(self.host.filter, self.host.arp)
+        await self.host.close()
+
+    async def run(self) -> None:
+        """Inside the host's context, for ever."""
+        self._report.say("waiting for the datastore", ready=False)
+        await self._cache.in_sync.wait()
+        self._intake.take_all(self._cache.under("/calico/"))
+        unsubscribe = self._cache.subscribe(self._on_events)
+        self.host.distrust()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._resync(), name="resync")
+                await self._reconcile()
+        finally:
+            unsubscribe()
+
+    def status(self) -> dict[str, Any]:
+        """For ``/status``."""
+        return {
+            "endpoints": len(self._keys),
+            "programmed": len(self._programmed),
+            "failures": sorted(str(failure) for failure in self._failures),
+            "findings": [str(finding) for finding in sorted(self._ruleset.findings)],
+        }
+
+    async def _reconcile(self) -> None:
+        while True:
+            self._wake.clear()
+            await self._apply()
+            await self._wake.wait()
+
+    async def _apply(self) -> None:
+        started = time.perf_counter()
+        self._take_endpoints(self._ruleset.render(self.host.filter, self.host.arp))
+        blocks = self._router.local_blocks()
+        if blocks != self._blocks:
+            self._blocks = blocks
+            self.host.workloads.set_blocks(blocks)
+        self.host.want_routes(self._router.desired().routes)
+        failures = await self.host.apply()
+        self._metrics.apply_time.observe(time.perf_counter() - started)
+        self._tell_programmed(tables_written=self.host.filter.in_sync and self.host.arp.in_sync)
+        self._tell_failures(failures)
+        self._tell_findings()
+
+    def _take_endpoints(self, interfaces: frozenset[str]) -> None:
+        """Of each interface the endpoint that holds it now, if any."""
+        for interface in interfaces:
+            endpoint = self._ruleset.local_endpoints.get(interface)
+            before = self._keys.pop(interface, None)
+            if before is not None and (endpoint is None or endpoint.key != before):
+                self.host.workloads.remove(str(before))
+                self._programmed.discard(before)
+            self._pending.discard(interface)
+            if endpoint is not None:
+                self._keys[interface] = endpoint.key
+                self._pending.add(interface)
+                self.host.workloads.update(_for_kernel(endpoint))
+
+    def _tell_programmed(self, *, tables_written: bool) -> None:
+        if not tables_written:
+            return
+        for interface in list(self._pending):
+            key = self._keys[interface]
+            if self.host.workloads.programmed(str(key)):
+                self._pending.discard(interface)
+                self._programmed.add(key)
+        self._metrics.endpoints.set(len(self._programmed))
+
+    def _tell_failures(self, failures: list[Failure]) -> None:
+        current = frozenset(failures)
+        for failure in current - self._failures:
+            _log.error("the kernel refused a change", interface=failure.interface, reason=failure.reason)
+        if self._failures and not current:
+            _log.info("the kernel holds everything again")
+        self._failures = current
+        self._metrics.failures.inc(len(failures))
+        if failures:
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._wake.set)
+            self._report.say(f"{len(failures)} kernel changes refused", ready=False)
+        else:
+            self._report.say(f"{len(self._keys)} endpoints in force", ready=True)
+
+    def _tell_findings(self) -> None:
+        current = frozenset(self._ruleset.findings)
+        if current == self._findings:
+            return
+        for finding in sorted(current - self._findings):
+            _log.warning("not enforced as written", finding=str(finding))
+        self._findings = current
+        self._metrics.findings.clear()
+        for finding in current:
+            self._metrics.findings.labels(finding.key.kind, finding.feature).inc()
+
+    async def _resync(self) -> None:
+        """Notifications can be lost and other programs are many: every so often everything is read anew."""
+        while True:
+            await asyncio.sleep(RESYNC_SECONDS * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 - jitter
+            self.host.distrust()
+            await self.host.links.relist()
+            self._wake.set()
+
+    def _on_events(self, events: Sequence[Event]) -> None:
+        self._intake.take(events)
+        self._wake.set()
+
+
+def _for_kernel(endpoint: rules_endpoints.LocalEndpoint) -> LocalEndpoint:
+    return LocalEndpoint(
+        key=str(endpoint.key),
+        interface=endpoint.interface,
+        addresses=endpoint.addresses,
+        mac=endpoint.mac,
+        may_spoof=bool(endpoint.spoofable),
+    )

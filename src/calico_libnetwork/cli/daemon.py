@@ -1,0 +1,207 @@
+"""What runs behind the sockets, built here and nowhere else: datastore, cache, IPAM, drivers, agent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface, ip_network
+from typing import Any, Literal
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from calico_libnetwork.agent.loop import Agent
+from calico_libnetwork.agent.metrics import AgentMetrics
+from calico_libnetwork.agent.programmed import ProgrammedEndpoints
+from calico_libnetwork.cli.session import FILE, SOCKET, open_etcd
+from calico_libnetwork.config import Config
+from calico_libnetwork.dataplane import mtu, sysctl
+from calico_libnetwork.dataplane.addresses import first_found, holding
+from calico_libnetwork.dataplane.kernel import Kernel
+from calico_libnetwork.dataplane.links import Links
+from calico_libnetwork.dataplane.veth import VethPairs
+from calico_libnetwork.datastore import serve
+from calico_libnetwork.datastore.cache import PAUSE, Cache
+from calico_libnetwork.datastore.initialise import FirstStart, initialise
+from calico_libnetwork.datastore.protocol import Datastore
+from calico_libnetwork.datastore.sqlite import SqliteDatastore
+from calico_libnetwork.docker import assembly, daemon, scope
+from calico_libnetwork.docker.containers import ContainerTable
+from calico_libnetwork.docker.plugin import Plugin
+from calico_libnetwork.docker.settings import DockerSettings
+from calico_libnetwork.docker.watcher import Watcher
+from calico_libnetwork.errors import DatastoreUnavailable
+from calico_libnetwork.health import Health
+from calico_libnetwork.ipam import Ipam
+from calico_libnetwork.routing.router import Router
+
+PREFIXES = ("/calico/resources/v3/projectcalico.org/", "/calico/ipam/v2/", "/calico-libnetwork/v1/")
+CONTAINERS_FILE = "containers.json"
+RESTART_SECONDS = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Daemon:
+    def __init__(
+        self,
+        config: Config,
+        settings: DockerSettings,
+        plugin: Plugin,
+        announced: scope.AnnouncedScope,
+        *,
+        plugin_only: bool,
+    ) -> None:
+        self._config = config
+        self._settings = replace(settings, veth_mtu=self._veth_mtu)
+        self._plugin = plugin
+        self._registry = CollectorRegistry()
+        self._health = Health(self._registry)
+        self._programmed = ProgrammedEndpoints()
+        self._router = Router(node=config.nodename)
+        self._kernel = Kernel()
+        self._veths = VethPairs(self._kernel)
+        self._docker = daemon.Daemon(settings.docker_host)
+        self._containers = ContainerTable()
+        self._watcher = Watcher(self._docker, self._containers, announced, config.state_directory / CONTAINERS_FILE)
+        self._plugin_only = plugin_only
+        self._links: Links | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._kernel)
+            await stack.enter_async_context(self._veths)
+            datastore = await self._open_datastore(stack)
+            cache = Cache(datastore, PREFIXES)
+            agent = self._agent(cache)
+            self._links = agent.host.links
+            await stack.enter_async_context(agent.host)
+            await agent.close()
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(_supervised(name, work), name=name)
+                    for name, work in (
+                        ("cache", cache.run),
+                        ("agent", agent.run),
+                        ("docker events", self._watcher.run),
+                        ("first start", lambda: self._become_ready(datastore, cache, agent.host.links)),
+                    )
+                ]
+                await stop.wait()
+                await self._plugin.stop()
+                for task in running:
+                    task.cancel()
+
+    async def _open_datastore(self, stack: AsyncExitStack) -> Datastore:
+        config = self._config
+        if config.datastore_type == "etcdv3":
+            datastore: Datastore = open_etcd(config)
+        else:
+            config.state_directory.mkdir(parents=True, exist_ok=True)
+            datastore = await SqliteDatastore.open(config.state_directory / FILE)
+        stack.push_async_callback(datastore.close)
+        await stack.enter_async_context(serve.serving(datastore, config.run_directory / SOCKET))
+        return datastore
+
+    def _agent(self, cache: Cache) -> Agent:
+        return Agent(
+            cache,
+            self._kernel,
+            node=self._config.nodename,
+            router=self._router,
+            programmed=self._programmed,
+            report=self._health.report("agent"),
+            metrics=AgentMetrics(self._registry),
+        )
+
+    def _veth_mtu(self) -> int:
+        """As set, else what fits through the uplink and the encapsulations in use."""
+        if self._config.veth_mtu is not None:
+            return self._config.veth_mtu
+        links = self._links.by_name.values() if self._links is not None else ()
+        return self._router.desired().workload_mtu or mtu.host_mtu(links)
+
+    async def _become_ready(self, datastore: Datastore, cache: Cache, links: Links) -> None:
+        """Once: what the first start makes, then the drivers, then whatever waits for them."""
+        await self._initialise(datastore, links)
+        await cache.in_sync.wait()
+        built = assembly.assemble(
+            self._settings,
+            cache=cache,
+            ipam=Ipam(cache, node=self._config.nodename),
+            veths=self._veths,
+            status=self._programmed,
+            daemon=self._docker,
+            table=self._containers,
+        )
+        self._plugin.attach(built.drivers)
+        _log.info("ready", datastore=datastore.description)
+        await self._watcher.attach(built.listener)
+        await self._veths.sweep()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await built.close()
+
+    async def _initialise(self, datastore: Datastore, links: Links) -> None:
+        waiting = False
+        while True:
+            try:
+                started = await initialise(datastore, first_start(self._config, links))
+            except DatastoreUnavailable as error:
+                if not waiting:
+                    _log.warning("waiting for the datastore", datastore=datastore.description, reason=str(error))
+                waiting = True
+                await asyncio.sleep(PAUSE)
+                continue
+            for remark in started.remarks:
+                _log.warning("first start", remark=remark)
+            return
+
+
+def first_start(config: Config, links: Links) -> FirstStart:
+    """Of this host as it is now."""
+    given = frozenset(family for family, text in ((4, config.ip), (6, config.ip6)) if text not in ("", "none"))
+    node_ipv4, node_ipv6 = own_address(config.ip, links, 4), own_address(config.ip6, links, 6)
+    return FirstStart(
+        node=config.nodename,
+        node_ipv4=node_ipv4 if isinstance(node_ipv4, IPv4Interface) else None,
+        node_ipv6=node_ipv6 if isinstance(node_ipv6, IPv6Interface) else None,
+        given=given,
+        ipv4_pool=config.ipv4pool_cidr,
+        ipv6_pool=config.ipv6pool_cidr,
+        no_default_pools=config.no_default_pools,
+        ipv6=sysctl.ipv6_available(),
+        host_networks=[
+            ip_network((info.address, info.prefix_length), strict=False)
+            for info in links.addresses
+            if not info.address.is_loopback
+        ],
+    )
+
+
+def own_address(setting: str, links: Links, family: Literal[4, 6]) -> IPv4Interface | IPv6Interface | None:
+    """This node's address for other hosts: what the setting says, with its length on the host, else the first found."""
+    if setting == "none":
+        return None
+    present = links.by_name.values()
+    if not setting:
+        found = first_found(present, links.addresses, family)
+        return found.address if found is not None else None
+    wanted = ip_interface(setting)
+    found = holding(present, links.addresses, wanted) if "/" not in setting else None
+    return found.address if found is not None else wanted
+
+
+async def _supervised(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """One failing task is restarted and does not take the others with it."""
+    while True:
+        try:
+            await work()
+        except Exception:  # noqa: BLE001 - whatever it is, the rest of the process serves on
+            _log.exception("task failed, starting it again", task=name)
+            await asyncio.sleep(RESTART_SECONDS)
+        else:
+            return

@@ -1,0 +1,35 @@
+"""``calico-libnetwork run``: the settings as flags; everything heavy is loaded once the sockets listen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from calico_libnetwork import config, log
+from calico_libnetwork.cli.front import serve
+
+
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Every setting as a flag of its own."""
+    for name in reversed(config.setting_names()):
+        variables, allowed = config.describe(name)
+        described = f"{allowed[0].upper()}{allowed[1:]}. [{', '.join(variables)}]"
+        command = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE", help=described)(command)
+    return command
+
+
+@click.command()
+@click.option("--plugin-only", is_flag=True, help="Leave the kernel to the calico/node on this host.")
+@_with_settings
+def run(*, plugin_only: bool, **flags: Any) -> None:
+    """Run the plugin and the agent in the foreground.
+
+    SIGTERM or Ctrl-C ends it; containers keep their network and policy. Settings come from the file
+    /etc/calico-libnetwork/config.toml, the environment (names in brackets), and these options, the last one winning.
+    """
+    settings = config.load(flags={name: value for name, value in flags.items() if value is not None})
+    log.configure(debug=settings.debug)
+    asyncio.run(serve(settings, plugin_only=plugin_only))
