@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from calico_libnetwork.datastore.etcd import EtcdDatastore
 from calico_libnetwork.datastore.memory import MemoryDatastore
 from calico_libnetwork.datastore.protocol import (
     Compare,
@@ -29,6 +30,7 @@ from calico_libnetwork.datastore.protocol import (
 )
 from calico_libnetwork.datastore.sqlite import SqliteDatastore
 from calico_libnetwork.errors import Compacted
+from tests.etcd_server import EtcdServer
 
 T = TypeVar("T")
 State = dict[str, KeyValue]
@@ -208,11 +210,24 @@ class SqliteMachine(EmbeddedMachine):
         shutil.rmtree(self.directory)
 
 
+class EtcdMachine(StoreMachine):
+    """All examples use one server, whose revisions go on; each begins with none of the machine's keys."""
+
+    server: EtcdServer
+
+    async def open(self) -> Datastore:
+        store = EtcdDatastore(self.server.settings())
+        left = (await store.list(["/a/", "/b/", "/c"])).items
+        await store.commit(Transaction((), [Delete(item.key) for item in left]))
+        return store
+
+
 _settings = settings(
     max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 MemoryMachine.TestCase.settings = _settings
 SqliteMachine.TestCase.settings = _settings
+EtcdMachine.TestCase.settings = settings(_settings, max_examples=20)
 
 
 class TestMemory(MemoryMachine.TestCase):  # type: ignore[misc,valid-type]
@@ -221,3 +236,10 @@ class TestMemory(MemoryMachine.TestCase):  # type: ignore[misc,valid-type]
 
 class TestSqlite(SqliteMachine.TestCase):  # type: ignore[misc,valid-type]
     pass
+
+
+class TestEtcd(EtcdMachine.TestCase):  # type: ignore[misc,valid-type]
+    @pytest.fixture(autouse=True, scope="class")
+    @staticmethod
+    def _server(etcd: EtcdServer) -> None:
+        EtcdMachine.server = etcd

@@ -23,7 +23,7 @@ from calico_libnetwork.datastore.protocol import (
     absent,
     unchanged,
 )
-from calico_libnetwork.errors import Compacted, DatastoreUnavailable
+from calico_libnetwork.errors import Compacted, DatastoreError, DatastoreUnavailable
 
 
 class Faulty:
@@ -197,7 +197,7 @@ async def test_refresh_reads_anew(running: Running) -> None:
     assert running.content() == {"/calico/a": b"1"}
 
 
-@pytest.mark.parametrize("error", [Compacted("gone", 5), DatastoreUnavailable("lost")])
+@pytest.mark.parametrize("error", [Compacted("gone", 5), DatastoreUnavailable("lost"), DatastoreError("refused")])
 async def test_after_a_lost_watch_the_difference_is_applied(running: Running, error: Exception) -> None:
     await running.elsewhere(Put("/calico/kept", b"1"), Put("/calico/gone", b"1"), Put("/calico/changed", b"1"))
     await until(lambda: len(running.told) == 3)

@@ -21,7 +21,7 @@ import structlog
 
 from calico_libnetwork.datastore.ordered import OrderedItems
 from calico_libnetwork.datastore.protocol import Datastore, Event, KeyValue, Listing, Outcome, Transaction
-from calico_libnetwork.errors import Compacted, DatastoreUnavailable
+from calico_libnetwork.errors import Compacted, DatastoreError, DatastoreUnavailable
 
 Listener = Callable[[Sequence[Event]], None]
 
@@ -79,6 +79,8 @@ class Cache:
 
     async def synced(self) -> None:
         """Waits for the first listing. Raises ``DatastoreUnavailable`` if it does not come within the patience."""
+        if self.in_sync.is_set():
+            return
         try:
             async with asyncio.timeout(self._patience):
                 await self.in_sync.wait()
@@ -109,7 +111,7 @@ class Cache:
                 await self._list_and_watch()
             except Compacted as error:
                 _log.info("datastore history is gone, listing anew", datastore=self.description, reason=str(error))
-            except DatastoreUnavailable as error:
+            except DatastoreError as error:
                 self._note_outage(str(error))
                 await asyncio.sleep(self._pause)
 
