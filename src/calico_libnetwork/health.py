@@ -66,13 +66,13 @@ class Health:
             name: describe() for name, describe in self._parts.items()
         }
 
-    def application(self) -> web.Application:
-        application = web.Application()
-        application.router.add_get("/liveness", self._liveness)
-        application.router.add_get("/readiness", self._readiness)
-        application.router.add_get("/metrics", self._metrics)
-        application.router.add_get("/status", self._status)
-        return application
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/liveness", self._liveness),
+            web.get("/readiness", self._readiness),
+            web.get("/metrics", self._metrics),
+            web.get("/status", self._status),
+        ]
 
     async def _liveness(self, _request: web.Request) -> web.Response:
         return self._verdict(good=self.live)

@@ -102,7 +102,9 @@ class Daemon:
             config.state_directory.mkdir(parents=True, exist_ok=True)
             datastore = await SqliteDatastore.open(config.state_directory / FILE)
         stack.push_async_callback(datastore.close)
-        await stack.enter_async_context(serve.serving(datastore, config.run_directory / SOCKET))
+        await stack.enter_async_context(
+            serve.serving(datastore, config.run_directory / SOCKET, also=self._health.routes())
+        )
         return datastore
 
     def _agent(self, cache: Cache) -> Agent:

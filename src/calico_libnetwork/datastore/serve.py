@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -45,12 +45,15 @@ def application(datastore: Datastore) -> web.Application:
 
 
 @asynccontextmanager
-async def serving(datastore: Datastore, path: Path) -> AsyncGenerator[None, None]:
-    """Serves on ``path`` while the context lasts. Who may call this owns the datastore, so a file there is stale."""
+async def serving(datastore: Datastore, path: Path, *, also: Iterable[web.RouteDef] = ()) -> AsyncGenerator[None, None]:
+    """Serves on ``path`` while the context lasts, and ``also`` what else the process tells its owner.
+
+    Who may call this owns the datastore, so a file there is stale.
+    """
     listener = _listener(path)
-    runner = web.AppRunner(
-        application(datastore), handler_cancellation=True, access_log=None, shutdown_timeout=_SHUTDOWN
-    )
+    served = application(datastore)
+    served.add_routes(also)
+    runner = web.AppRunner(served, handler_cancellation=True, access_log=None, shutdown_timeout=_SHUTDOWN)
     await runner.setup()
     try:
         await web.SockSite(runner, listener).start()

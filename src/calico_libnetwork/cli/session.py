@@ -1,0 +1,92 @@
+"""What a command works on: the configuration, and the datastore it names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from calico_libnetwork import config as configuration
+from calico_libnetwork.config import Config
+from calico_libnetwork.datastore.protocol import Datastore
+from calico_libnetwork.datastore.remote import RemoteDatastore
+from calico_libnetwork.datastore.sqlite import SqliteDatastore
+from calico_libnetwork.errors import DatastoreUnavailable
+
+T = TypeVar("T")
+
+SOCKET = "control.sock"
+FILE = "calico.db"
+
+
+class Session:
+    """Reads the configuration when a command first needs it; ``given`` takes its place in tests."""
+
+    def __init__(self, given: Config | None = None) -> None:
+        self._given = given
+
+    @cached_property
+    def config(self) -> Config:
+        return self._given or configuration.load()
+
+    @asynccontextmanager
+    async def datastore(self) -> AsyncGenerator[Datastore, None]:
+        """The configured datastore, closed at the end. Raises ``DatastoreUnavailable``."""
+        datastore = await open_datastore(self.config)
+        try:
+            yield datastore
+        finally:
+            await datastore.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run(work)
+
+
+pass_session = click.make_pass_decorator(Session, ensure=True)
+
+
+async def open_datastore(config: Config) -> Datastore:
+    """gRPC is loaded for etcd alone."""
+    if config.datastore_type != "etcdv3":
+        return await _open_embedded(config.run_directory / SOCKET, config.state_directory / FILE)
+    from calico_libnetwork.datastore.etcd import EtcdDatastore
+    from calico_libnetwork.datastore.etcd_connection import EtcdSettings
+
+    return EtcdDatastore(
+        EtcdSettings(
+            endpoints=config.etcd_endpoints,
+            ca_cert_file=config.etcd_ca_cert_file,
+            cert_file=config.etcd_cert_file,
+            key_file=config.etcd_key_file,
+            username=config.etcd_username,
+            password=config.etcd_password,
+        )
+    )
+
+
+def open_etcd(config: Config) -> Datastore:
+    from calico_libnetwork.datastore.etcd import EtcdDatastore, EtcdSettings  # gRPC is loaded for etcd alone
+
+    return EtcdDatastore(
+        EtcdSettings(
+            endpoints=config.etcd_endpoints,
+            ca_cert_file=config.etcd_ca_cert_file,
+            cert_file=config.etcd_cert_file,
+            key_file=config.etcd_key_file,
+            username=config.etcd_username,
+            password=config.etcd_password,
+        )
+    )
+
+
+async def _open_embedded(socket: Path, file: Path) -> Datastore:
+    """Through its owner where one runs, else the file itself."""
+    try:
+        return await RemoteDatastore.open(socket)
+    except DatastoreUnavailable:
+        return await SqliteDatastore.open(file)
