@@ -14,7 +14,7 @@ from typing import Any
 from calico_libnetwork.dataplane.addresses import first_found
 from calico_libnetwork.dataplane.kernel import Kernel
 from calico_libnetwork.dataplane.links import LinkChanges, Links
-from calico_libnetwork.dataplane.routes import Routes
+from calico_libnetwork.dataplane.routes import RouteKey, Routes
 from calico_libnetwork.errors import DataplaneError
 from calico_libnetwork.routing.bird import Bird
 from calico_libnetwork.routing.bird_control import Protocol
@@ -24,6 +24,9 @@ from calico_libnetwork.routing.router import Router
 from calico_libnetwork.routing.vxlan import Vxlan
 from tests.system.conftest import Namespace, Workloads, enter
 from tests.unit.routing_objects import claim, key_of, release
+
+# a link-local address is usable at once, so a test need not wait for the kernel to make sure that it is unique
+_NO_DAD = ("net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.all.accept_dad=0")
 
 
 @contextmanager
@@ -58,6 +61,7 @@ class Host:
     routes: Routes
     vxlan: Vxlan
     links: Links
+    wanted: set[RouteKey] = field(default_factory=set)
 
     async def sync(self) -> None:
         """What the agent does after a change, in the agent's order."""
@@ -70,10 +74,11 @@ class Host:
         assert await self.vxlan.apply(routing.vxlan) == []
         self.links.poll()
         wanted = {route.key: route for route in routing.routes.values()}
-        for key in set(self.routes.desired) - set(wanted):
+        for key in self.wanted - wanted.keys():
             self.routes.unwant(key)
         for route in wanted.values():
             self.routes.want(route)
+        self.wanted = set(wanted)
         assert await self.routes.apply() == []
         await self.bird.configure(routing.bird)
 
@@ -139,6 +144,7 @@ class Lab:
     resources: dict[Any, Any] = field(default_factory=dict)
 
     def lan(self, name: str, *addresses: str) -> None:
+        self.home.run("sysctl", "-qw", *_NO_DAD)
         self.home.run("ip", "link", "add", name, "type", "bridge")
         for address in addresses:
             self.home.run("ip", "addr", "add", address, "dev", name, *(("nodad",) if ":" in address else ()))

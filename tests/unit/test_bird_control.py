@@ -27,34 +27,38 @@ STATUS = """\
 """
 PROTOCOLS = """\
 2002-Name       Proto      Table      State  Since         Info
-1002-device1    Device     ---        up     09:26:07.683  
+1002-device1    Device     ---        up     09:26:07.683
 1006-
 1002-Global_10_0_0_9_port_1790 BGP        ---        down   09:26:07.684  Error: No listening socket
 1006-  BGP state:          Down
      Neighbor address: 10.0.0.9
-1002-Mesh_10_0_0_2 BGP        ---        up     2026-11-23    Established   
+1002-Mesh_10_0_0_2 BGP        ---        up     2026-11-23    Established
 1006-  BGP state:          Established
    Channel ipv4
      Routes:         2 imported, 1 filtered, 3 exported, 2 preferred
    Channel ipv6
      Routes:         1 imported, 0 exported, 1 preferred
-0000 
 """
+PROTOCOLS += "0000 \n"
 
 
 @asynccontextmanager
 async def bird(
     path: Path, answer: Callable[[str], str], greeting: str = "0001 BIRD 2.0.12 ready.\n"
 ) -> AsyncIterator[None]:
+    ended = asyncio.Event()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(greeting.encode())
         while line := await reader.readline():
             writer.write(answer(line.decode().strip()).encode())
         writer.close()
+        ended.set()
 
     server = await asyncio.start_unix_server(serve, path)
     async with server:
         yield
+        await ended.wait()
 
 
 async def test_status_and_sessions(tmp_path: Path) -> None:

@@ -142,9 +142,19 @@ class Routes:
             requests = [rtnetlink.replace_route(self._info(route)) for route in ready]
             answers = await self._kernel.run(Socket.exchange, requests)
             failures = [self._written(route, answer) for route, answer in zip(ready, answers, strict=True)]
+        self._forget_replaced({route.key for route in ready if self.programmed(route.key)})
         return [failure for failure in failures if failure is not None] + await self.withdraw(
             list(self._delta.removals())
         )
+
+    def _forget_replaced(self, written: Collection[RouteKey]) -> None:
+        """The kernel put these in the place of routes of the same destination and metric.
+
+        Deleting the old one as well would hit the new: what drops packets has no interface to be told apart by.
+        """
+        places = {key[:2] for key in written}
+        for key in [key for key in self._delta.removals() if key[:2] in places]:
+            self._delta.observe_gone(key)
 
     def _ready(self, route: Route) -> bool:
         return not route.interface or self._links.is_up(route.interface)

@@ -7,6 +7,7 @@ code of the one before. Codes from 8000 on are errors.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ class BirdControl:
             await self._reply()
         except (OSError, TimeoutError) as error:
             await self._close()
-            raise DataplaneError(f"BIRD does not answer on {self._path}: {error or 'no greeting'}") from error
+            raise DataplaneError(f"BIRD does not answer on {self._path}: {str(error) or 'no greeting'}") from error
         return self
 
     async def __aexit__(
@@ -98,7 +99,7 @@ class BirdControl:
             await self._writer.drain()
             lines = await self._reply()
         except (OSError, TimeoutError) as error:
-            raise DataplaneError(f"BIRD does not answer to {command!r}: {error or 'too late'}") from error
+            raise DataplaneError(f"BIRD does not answer to {command!r}: {str(error) or 'too late'}") from error
         if lines and lines[-1].code >= _ERROR_CODE:
             raise DataplaneError(f"BIRD refuses {command!r}: {lines[-1].text}")
         return lines
@@ -131,6 +132,8 @@ class BirdControl:
     async def _close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
             self._writer = self._reader = None
 
 
