@@ -75,9 +75,12 @@ class Ipam:
             released += further
         return released
 
-    async def release_affinity(self, block: Network, *, node: str | None = None) -> bool:
-        """Gives up a node's (this one's) claim on an empty block; False if it had none. Raises ``IpamError``."""
-        return await self._writer.submit(ReleaseAffinity(node or self._node, block, occupied=False))
+    async def release_affinity(self, block: Network, *, node: str | None = None, occupied: bool = False) -> bool:
+        """Gives up a node's (this one's) claim on a block; False if it had none.
+
+        Raises ``IpamError`` for a block with addresses in it, unless ``occupied``: then it goes on without a host.
+        """
+        return await self._writer.submit(ReleaseAffinity(node or self._node, block, occupied=occupied))
 
     async def release_node(self, node: str) -> list[Address]:
         """For a node that is gone: releases its addresses, then its blocks."""

@@ -141,7 +141,9 @@ def _scope(draft: Draft, version: Version, requested: tuple[Network, ...]) -> Sc
         grounds = draft.view.keep((version, requested), lambda: _grounds(draft, version, requested, labels))
     for own in grounds.elsewhere:
         release_unselected(draft, own.key)
-    scope = Scope(grounds.pools, list(grounds.own), [], grounds.reserved, grounds.reserved_spans)
+    scope = Scope(grounds.pools, [], [], grounds.reserved, grounds.reserved_spans)
+    for own in grounds.own:
+        (scope.full if draft.is_full(own.key) else scope.open).append(own)
     draft.scopes[version, requested] = scope
     return scope
 

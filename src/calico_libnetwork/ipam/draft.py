@@ -70,6 +70,7 @@ class Draft:
         self._compares: dict[str, Compare] = {}
         self._blocks: dict[str, Block | None] = {}
         self._written: set[str] = set()
+        self._stored: dict[str, Block] = {}
         self._handles: dict[str, Handle] = {}
         self._affinities: dict[str, AffinityState | None] = {}
 
@@ -103,6 +104,9 @@ class Draft:
     def exists(self, key: str) -> bool:
         """Also of a block that cannot be read."""
         return self._blocks[key] is not None if key in self._blocks else self.view.get(key) is not None
+
+    def is_full(self, key: str) -> bool:
+        return key not in self._blocks and self.view.is_full(key)
 
     def put_block(self, block: Block) -> None:
         self._set_block(block.key, block)
@@ -185,7 +189,11 @@ class Draft:
         operations: list[Operation] = []
         for key in sorted(self._written):
             block = self._blocks[key]
-            operations += self._operation(key, None if block is None else blocks.encode(blocks.advanced(block)))
+            if block is None:
+                operations += self._operation(key, None)
+                continue
+            self._stored[key] = blocks.advanced(block)
+            operations.append(Put(key, blocks.encode(self._stored[key])))
         for key, handle in self._handles.items():
             operations += self._operation(key, handle.encode() if handle.counts else None)
         for key, state in sorted(self._affinities.items()):
@@ -196,10 +204,8 @@ class Draft:
 
     def remember(self, revision: int) -> None:
         """After the commit at ``revision``: what was written need not be decoded again."""
-        for key in self._written:
-            block = self._blocks[key]
-            if block is not None:
-                self.view.remember(key, blocks.advanced(block), revision=revision)
+        for key, block in self._stored.items():
+            self.view.remember(key, block, revision=revision)
         for key, handle in self._handles.items():
             self.view.remember(key, handle, revision=revision)
 

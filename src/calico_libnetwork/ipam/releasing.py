@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 from calico_libnetwork.errors import AddressInUse, IpamError
@@ -39,7 +38,9 @@ class Release:
             raise AddressInUse(f"address {self.address} was not released: it belongs to {holder}, not to {self.handle}")
         if self.sequence is not None and self.sequence != allocation.sequence:
             raise AddressInUse(f"address {self.address} was not released: it has been assigned anew since")
-        _free(draft, block, (allocation.ordinal,))
+        after = _free(draft, block, (allocation.ordinal,))
+        if allocation.owner.handle is not None:
+            draft.take_from_handle(allocation.owner.handle, after, 1)
         return True
 
 
@@ -94,15 +95,13 @@ class ReleaseAffinity:
         return True
 
 
-def _free(draft: Draft, block: Block, ordinals: tuple[int, ...]) -> None:
-    counts = Counter(block.handle(ordinal) for ordinal in ordinals)
+def _free(draft: Draft, block: Block, ordinals: tuple[int, ...]) -> Block:
+    """The block without ``ordinals``; their handles are the caller's to correct."""
     after = blocks.release(block, ordinals, now=draft.now, cooldown=draft.config.cooldown)
     if after.affinity is None and after.is_empty:
         draft.delete_block(block.key)
     else:
         draft.put_block(after)
         draft.reopen(block.key)
-    for handle, released in counts.items():
-        if handle is not None:
-            draft.take_from_handle(handle, after, released)
     release_unselected(draft, block.key)
+    return after

@@ -80,6 +80,13 @@ class View:
         item = self.cache.get(key)
         return None if item is None else self._known(item, _block)
 
+    def is_full(self, key: str) -> bool:
+        """Whether it is known, without decoding anything, that a block has nothing to give."""
+        known = self._decoded.get(key)
+        return (
+            known is not None and known[0] is self.cache.get(key) and isinstance(known[1], Block) and known[1].is_full
+        )
+
     def blocks(self, prefix: str = ipam_keys.BLOCKS_PREFIX) -> Iterator[Block]:
         """All readable blocks, in key order."""
         return self._readable(prefix, _block)

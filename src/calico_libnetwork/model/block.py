@@ -110,9 +110,13 @@ class Block:
     @cached_property
     def is_empty(self) -> bool:
         """No address but those Windows keeps for itself; one in cooldown counts."""
-        return all(
-            index is None or self.attributes[index].get("handle_id") == WINDOWS_HANDLE for index in self.allocations
-        )
+        used = {index for index in set(self.allocations) if index is not None}
+        return all(self.attributes[index].get("handle_id") == WINDOWS_HANDLE for index in used)
+
+    @property
+    def is_full(self) -> bool:
+        """And time alone will not change that."""
+        return not self.unallocated and not self.cooling
 
     def free(self) -> Iterator[int]:
         """Free ordinals in the order they are handed out; what a damaged block lists twice is not free."""
@@ -130,10 +134,6 @@ class Block:
         index = self.allocations[ordinal]
         return None if index is None else self._allocation(ordinal, index)
 
-    def handle(self, ordinal: int) -> str | None:
-        index = self.allocations[ordinal]
-        return None if index is None else self.attributes[index].get("handle_id")
-
     def allocated(self) -> Iterator[Allocation]:
         for ordinal, index in enumerate(self.allocations):
             if index is not None:
@@ -141,12 +141,13 @@ class Block:
 
     def held_by(self, handle: str) -> tuple[int, ...]:
         """Ordinals assigned under ``handle``."""
-        entries = {
+        text = handle.partition("\r")[0]
+        entries = [
             index
             for index, entry in enumerate(self.attributes)
-            if (stored := entry.get("handle_id")) == handle or (stored and same_handle(stored, handle))
-        }
-        return tuple([ordinal for ordinal, index in enumerate(self.allocations) if index in entries])
+            if (stored := entry.get("handle_id")) and stored.startswith(text) and same_handle(stored, handle)
+        ]
+        return tuple([ordinal for ordinal, index in enumerate(self.allocations) if index in entries]) if entries else ()
 
     def _allocation(self, ordinal: int, index: int) -> Allocation:
         entry = self.attributes[index]
@@ -292,7 +293,9 @@ def without_cooled(block: Block, *, now: int, cooldown: int) -> Block:
 
 def advanced(block: Block) -> Block:
     """The next version, as every write stores it."""
-    return replace(block, sequence=block.sequence + 1)
+    return _changed(
+        block, block.allocations, block.unallocated, block.attributes, block.sequences, sequence=block.sequence + 1
+    )
 
 
 def orphaned(block: Block) -> Block:
@@ -343,10 +346,12 @@ def _cooled(block: Block, ordinals: Iterable[int], now: int) -> Block:
 
 def _changed(
     block: Block,
-    allocations: list[int | None],
+    allocations: Iterable[int | None],
     unallocated: tuple[int, ...],
     attributes: tuple[Document, ...],
     sequences: dict[str, int],
+    *,
+    sequence: int | None = None,
 ) -> Block:
     """``dataclasses.replace`` for what changes with every address; it takes a third of the time."""
     return Block(
@@ -357,7 +362,7 @@ def _changed(
         allocations=tuple(allocations),
         unallocated=unallocated,
         attributes=attributes,
-        sequence=block.sequence,
+        sequence=block.sequence if sequence is None else sequence,
         sequences=sequences,
         document=block.document,
     )
