@@ -18,9 +18,11 @@ from calico_libnetwork.dataplane.links import LinkChanges, Links
 from calico_libnetwork.dataplane.neighbours import Neighbours
 from calico_libnetwork.dataplane.netlink import NETFILTER_PROTOCOL
 from calico_libnetwork.dataplane.routes import Routes
+from calico_libnetwork.dataplane.rtnetlink import IPAddress
 from calico_libnetwork.dataplane.veth import VethPairs, VethSpec
 from calico_libnetwork.dataplane.workloads import LocalEndpoint
 from calico_libnetwork.dataplane.workloads import Workloads as Desired
+from calico_libnetwork.errors import DataplaneError
 from tests.system.conftest import Namespace, Workloads
 from tests.system.test_routes import Written, add_veth, permanent, routes
 
@@ -67,7 +69,9 @@ class Agent:
 @pytest.fixture
 async def agent(namespace: Namespace) -> AsyncIterator[Agent]:
     async with AsyncExitStack() as stack:
-        yield await Agent().open(stack)
+        opened = await Agent().open(stack)
+        yield opened
+        await opened.workloads.drain()
 
 
 def endpoint(number: int, *addresses: str, key: str = "", mac: str = MAC) -> LocalEndpoint:
@@ -230,7 +234,32 @@ async def test_connections_are_forgotten_also_when_the_interface_went_first(
     await agent.apply()
     agent.workloads.remove("wep1")
     await agent.apply()
+    await agent.workloads.drain()
     assert flows_to(namespace, "10.65.0.1") == [False]
+
+
+async def test_connections_that_cannot_be_forgotten_are_reported_and_tried_again(
+    namespace: Namespace, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[set[IPAddress]] = []
+
+    async def forget(_conntrack: Conntrack, addresses: set[IPAddress]) -> None:
+        tried.append(set(addresses))
+        if len(tried) == 1:
+            raise DataplaneError("busy")
+
+    monkeypatch.setattr(Conntrack, "forget", forget)
+    add_veth(namespace, 1)
+    agent.workloads.update(endpoint(1, "10.65.0.1"))
+    await agent.apply()
+    agent.workloads.remove("wep1")
+    await agent.apply()
+    await agent.workloads.drain()
+    (failure,) = await agent.workloads.apply()
+    assert "busy" in failure.reason
+    await agent.workloads.drain()
+    assert tried == [{ip_address("10.65.0.1")}] * 2
+    await agent.apply()
 
 
 async def test_first_packets_of_both_families_are_answered(

@@ -67,6 +67,7 @@ class Host:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self.workloads.drain()
         await self._stack.aclose()
 
     async def close(self) -> None:

@@ -15,7 +15,8 @@ from calico_libnetwork.dataplane.netlink import Message, Request, Socket, attrib
 from calico_libnetwork.dataplane.rtnetlink import IPAddress
 from calico_libnetwork.errors import KernelRefused
 
-_GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
+_GET, _DELETE, _STATISTICS = 1 << 8 | 1, 1 << 8 | 2, 1 << 8 | 5
+_ENTRIES = 1
 _TUPLE_ORIGINAL, _TUPLE_REPLY, _ZONE, _FILTER = 1, 2, 18, 25
 _TUPLE_IP = 1
 _IPV4_SOURCE, _IPV6_SOURCE = 1, 3
@@ -37,6 +38,8 @@ class Conntrack:
 
 
 def _forget(kernel: Socket, addresses: tuple[IPAddress, ...]) -> None:
+    if not addresses or not _entries(kernel):
+        return
     listed: list[IPAddress] = [address for address in addresses if address.version == 6]
     filtered = [address for address in addresses if address.version == 4]
     selections = [_selection(address, direction) for address in filtered for direction in _DIRECTIONS]
@@ -48,6 +51,12 @@ def _forget(kernel: Socket, addresses: tuple[IPAddress, ...]) -> None:
             raise answer.error
         listed.append(filtered[position // len(_DIRECTIONS)])
     _delete_listed(kernel, listed)
+
+
+def _entries(kernel: Socket) -> int:
+    """How many connections this namespace has: without any, the kernel need not look through its whole table."""
+    message = kernel.ask(Request(_STATISTICS, struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)))
+    return int.from_bytes(attributes(message.body, 4)[_ENTRIES], "big")
 
 
 def _delete_listed(kernel: Socket, addresses: Collection[IPAddress]) -> None:

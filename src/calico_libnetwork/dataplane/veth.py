@@ -115,16 +115,17 @@ class VethPairs:
 
 
 def _create(kernel: Socket, spec: VethSpec) -> Veth:
-    existing = _find(kernel, spec.host_name)
-    if existing is not None:
-        peer = _find(kernel, spec.peer_name)
-        if existing.kind != "veth":
-            raise AlreadyExists(f"interface {spec.host_name} exists and is no veth; delete it")
-        if existing.up and peer is not None and peer.index == existing.peer and peer.mac == spec.peer_mac:
-            return Veth(existing.index, _gateway(existing, spec))
-        kernel.do(rtnetlink.delete_link(existing.index))
     try:
-        index = _make(kernel, spec)
+        try:
+            index = _make(kernel, spec)
+        except KernelRefused as error:
+            existing = _find(kernel, spec.host_name) if error.errno == errno.EEXIST else None
+            if existing is None:
+                raise
+            if _is_complete(kernel, existing, spec):
+                return Veth(existing.index, _gateway(existing, spec))
+            kernel.do(rtnetlink.delete_link(existing.index))
+            index = _make(kernel, spec)
     except KernelRefused as error:
         raise DataplaneError(f"interface {spec.host_name} cannot be created: {error}") from error
     try:
@@ -132,6 +133,14 @@ def _create(kernel: Socket, spec: VethSpec) -> Veth:
     except BaseException:
         kernel.exchange([rtnetlink.delete_link(index)])
         raise
+
+
+def _is_complete(kernel: Socket, host: rtnetlink.LinkInfo, spec: VethSpec) -> bool:
+    """Made by an earlier call, up, and with the container's end still here."""
+    if host.kind != "veth":
+        raise AlreadyExists(f"interface {spec.host_name} exists and is no veth; delete it")
+    peer = _find(kernel, spec.peer_name)
+    return host.up and peer is not None and peer.index == host.peer and peer.mac == spec.peer_mac
 
 
 def _make(kernel: Socket, spec: VethSpec) -> int:

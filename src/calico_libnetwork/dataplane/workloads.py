@@ -3,11 +3,13 @@
 A pure function of the endpoints and of this node's blocks, kept up to date as either changes: of two endpoints that
 name one interface, or one address, the one with the lower key has it, and the other takes over when that one goes.
 An address that leaves an interface loses its route first, then its connections are forgotten, and only then does it
-get its new route, so that nothing established reaches the new owner.
+get a new route, so that nothing established reaches the new owner. Forgetting takes the kernel up to some 15 ms, so it
+runs beside everything else and is waited for only when such an address has a new owner already.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -55,6 +57,9 @@ class Workloads:
         self._owners: dict[IPAddress, LocalEndpoint] = {}
         self._blocks: frozenset[IPNetwork] = frozenset()
         self._to_forget: set[IPAddress] = set()
+        self._being_forgotten: set[IPAddress] = set()
+        self._forgetting: asyncio.Task[None] | None = None
+        self._forget_failures: list[Failure] = []
         self._to_configure: set[str] = set()
 
     def update(self, endpoint: LocalEndpoint) -> None:
@@ -102,11 +107,16 @@ class Workloads:
         self._links.poll()
         if self._routes.stale:
             await self._routes.read()
-        failures = await self._forget_connections()
+        failures = await self._forget_leaving()
         failures += await self._routes.apply()
         failures += await self._neighbours.apply()
         failures += await self._configure()
         return failures
+
+    async def drain(self) -> None:
+        """Waits until the connections of every address that left are forgotten."""
+        while self._forgetting is not None:
+            await asyncio.shield(self._forgetting)
 
     def _withdraw(self, key: str) -> set[IPAddress]:
         """The addresses whose owner may be another now."""
@@ -161,18 +171,31 @@ class Workloads:
             return False
         return not endpoint.mac or self._neighbours.programmed(NeighbourKey(endpoint.interface, address))
 
-    async def _forget_connections(self) -> list[Failure]:
+    async def _forget_leaving(self) -> list[Failure]:
         leaving = self._routes.leaving_workloads()
         failures = await self._routes.withdraw(leaving)
-        forget = self._to_forget | {destination.network_address for destination, _metric, _interface in leaving}
-        if forget:
-            try:
-                await self._conntrack.forget(forget)
-            except DataplaneError as error:
-                self._to_forget = forget
-                return [*failures, Failure("", f"connections of moved addresses cannot be forgotten: {error}")]
-            self._to_forget -= forget
+        self._to_forget.update(destination.network_address for destination, _metric, _interface in leaving)
+        if self._to_forget and self._forgetting is None:
+            self._forgetting = asyncio.create_task(self._forget(), name="forget connections")
+        if self._forgetting is not None and not self._owners.keys().isdisjoint(self._to_forget | self._being_forgotten):
+            await asyncio.shield(self._forgetting)
+        failures += self._forget_failures
+        self._forget_failures = []
         return failures
+
+    async def _forget(self) -> None:
+        """Batch after batch until none is left; one that fails is tried again with the next apply."""
+        try:
+            while self._to_forget:
+                self._being_forgotten, self._to_forget = self._to_forget, set()
+                await self._conntrack.forget(self._being_forgotten)
+        except DataplaneError as error:
+            self._to_forget |= self._being_forgotten
+            reason = f"connections of addresses that left cannot be forgotten: {error}"
+            self._forget_failures.append(Failure("", reason))
+        finally:
+            self._being_forgotten = set()
+            self._forgetting = None
 
     async def _configure(self) -> list[Failure]:
         """Settings as they must be on interfaces that came up, whoever made them."""
