@@ -46,7 +46,8 @@ def test_keys_read_well_in_messages() -> None:
     ("word", "kind"),
     [
         ("ippool", "IPPool"), ("IPPools", "IPPool"), ("pool", "IPPool"), ("wep", "WorkloadEndpoint"),
-        ("gnp", "GlobalNetworkPolicy"), ("policies", "NetworkPolicy"), ("networkpolicies", "NetworkPolicy"), ("pro", "Profile"),
+        ("gnp", "GlobalNetworkPolicy"), ("policies", "NetworkPolicy"), ("networkpolicies", "NetworkPolicy"),
+        ("pro", "Profile"),
     ],
 )  # fmt: skip
 def test_kinds_are_found_by_calicoctls_words(word: str, kind: str) -> None:

@@ -8,7 +8,7 @@ creation and status; a ``resourceVersion`` in it makes the write depend on nobod
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -25,7 +25,7 @@ from calico_libnetwork.datastore.protocol import (
     unchanged,
 )
 from calico_libnetwork.errors import AlreadyExists, Conflict, InvalidResource, NotFound
-from calico_libnetwork.model import documents, kinds
+from calico_libnetwork.model import documents, ipam_keys, kinds
 from calico_libnetwork.model.documents import POLICY_KINDS, Document
 from calico_libnetwork.model.kinds import KINDS, ResourceKey
 from calico_libnetwork.model.resources import DEFAULT_ALLOW_PROFILE
@@ -160,7 +160,7 @@ class Editor:
         if valid.key.kind != "IPPool":
             return
         stored = _readable(item) if item else None
-        listing = await self._datastore.list([KINDS["IPPool"].prefix, "/calico/ipam/v2/assignment/"])
+        listing = await self._datastore.list([KINDS["IPPool"].prefix, ipam_keys.BLOCKS_PREFIX])
         problems = list(pools_in_the_way(valid.document, stored, _other_pools(listing, valid.key), _blocks(listing)))
         if problems:
             raise InvalidResource(f"{valid.key}: {'; '.join(problems)}")
@@ -234,8 +234,5 @@ def _other_pools(listing: Listing, key: ResourceKey) -> Iterator[tuple[str, str]
             yield document["metadata"]["name"], str((document.get("spec") or {}).get("cidr"))
 
 
-def _blocks(listing: Listing) -> Iterable[str]:
-    """The CIDRs of the blocks, from their keys: ``…/block/10.0.0.0-26``."""
-    for item in listing.items:
-        if kinds.parse_path(item.key) is None:
-            yield item.key.rpartition("/")[2][::-1].replace("-", "/", 1)[::-1]
+def _blocks(listing: Listing) -> Iterator[str]:
+    return (str(block) for item in listing.items if (block := ipam_keys.parse_block_key(item.key)) is not None)

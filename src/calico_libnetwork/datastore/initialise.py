@@ -10,7 +10,7 @@ is kept: an address that a user set, a tier's order, ``datastoreReady: false`` (
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
@@ -68,16 +68,33 @@ class Started:
     remarks: tuple[str, ...] = ()
 
 
+async def ensure_cluster(datastore: Datastore) -> Started:
+    """The part that every writer needs: ClusterInformation and the tiers. Raises as ``initialise``."""
+    return await _settle(datastore, ("ClusterInformation", "Tier"), _cluster_plan, lambda _: iter(()))
+
+
 async def initialise(datastore: Datastore, settings: FirstStart) -> Started:
+    """Raises ``ConfigError`` for settings that contradict each other, ``Conflict``, ``DatastoreUnavailable``."""
     if settings.no_default_pools and (settings.ipv4_pool or settings.ipv6_pool):
         raise ConfigError("NO_DEFAULT_POOLS and CALICO_IPV4POOL_CIDR or CALICO_IPV6POOL_CIDR are both set; unset one")
+    return await _settle(
+        datastore, _READ, lambda found: _plan(found, settings), lambda found: _remarks(found, settings)
+    )
+
+
+async def _settle(
+    datastore: Datastore,
+    read: Sequence[str],
+    plan: Callable[[_Found], Iterator[tuple[ResourceKey, Document]]],
+    remarks: Callable[[_Found], Iterator[str]],
+) -> Started:
     for _ in range(_ATTEMPTS):
-        found = _Found(await datastore.list([KINDS[kind].prefix for kind in _READ]))
+        found = _Found(await datastore.list([KINDS[kind].prefix for kind in read]))
         if found.spec(_CLUSTER).get("datastoreReady") is False:
             return Started(False, ("the datastore is locked (datastoreReady is false in ClusterInformation(default))",))
-        wanted = [pair for pair in _plan(found, settings) if found.documents.get(pair[0]) != pair[1]]
+        wanted = [pair for pair in plan(found) if found.documents.get(pair[0]) != pair[1]]
         if not wanted or (await datastore.commit(_transaction(found, wanted))).succeeded:
-            return Started(True, tuple(_remarks(found, settings)))
+            return Started(True, tuple(remarks(found)))
     raise Conflict(f"other hosts kept changing {datastore.description} during the first start; start again")
 
 
@@ -114,11 +131,15 @@ def _transaction(found: _Found, wanted: list[tuple[ResourceKey, Document]]) -> T
     )
 
 
-def _plan(found: _Found, settings: FirstStart) -> Iterator[tuple[ResourceKey, Document]]:
-    """Every object as it should be: those that exist as they are, but for what is said here."""
+def _cluster_plan(found: _Found) -> Iterator[tuple[ResourceKey, Document]]:
     yield _CLUSTER, _cluster_information(found.documents.get(_CLUSTER))
     for name, spec in _TIERS.items():
         yield _unless_present(found, ResourceKey("Tier", name), spec, status={})
+
+
+def _plan(found: _Found, settings: FirstStart) -> Iterator[tuple[ResourceKey, Document]]:
+    """Every object as it should be: those that exist as they are, but for what is said here."""
+    yield from _cluster_plan(found)
     node = ResourceKey("Node", settings.node)
     yield node, _node(found.documents.get(node), settings)
     if not settings.no_default_pools:

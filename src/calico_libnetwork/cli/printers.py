@@ -1,0 +1,242 @@
+"""What the commands print: tables, YAML and JSON in the form of calicoctl, so that scripts written for it go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import yaml
+
+from calico_libnetwork.model.documents import Document
+from calico_libnetwork.model.kinds import Kind
+from calico_libnetwork.model.resources import API_VERSION
+
+OUTPUTS = ("yaml", "json", "wide", "name", "ps")
+
+Cell = Callable[[Document], object]
+Column = tuple[str, Cell]
+
+
+def render(kind: Kind, found: Sequence[Document], *, output: str, revision: int | None, all_namespaces: bool) -> str:
+    """``found`` in one of ``OUTPUTS``; ``revision`` None prints a single object by itself."""
+    if kind.name == "Tier":
+        found = sorted(found, key=_tier_order)
+    match output:
+        case "name":
+            return "".join(f"{kind.name}/{document['metadata']['name']}\n" for document in found)
+        case "yaml" | "json":
+            whole = found[0] if revision is None and len(found) == 1 else _listed(kind, found, revision)
+            return to_yaml(whole) if output == "yaml" else json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+        case _:
+            namespaced = all_namespaces and kind.namespaced
+            columns = [("NAMESPACE", _metadata("namespace"))] if namespaced else []
+            return table(columns + _columns(kind.name, output), found)
+
+
+def _listed(kind: Kind, found: Sequence[Document], revision: int | None) -> Document:
+    metadata = {} if revision is None else {"resourceVersion": str(revision)}
+    return {"kind": f"{kind.name}List", "apiVersion": API_VERSION, "metadata": metadata, "items": list(found)}
+
+
+def _tier_order(tier: Document) -> tuple[float, str]:
+    order = (tier.get("spec") or {}).get("order")
+    return (float("inf") if order is None else order), tier["metadata"]["name"]
+
+
+def table(columns: Sequence[Column], rows: Iterable[Document]) -> str:
+    """Every cell is padded to its column and three blanks; an empty line ends the table."""
+    lines = [[title for title, _ in columns]]
+    lines += [[_text(cell(row)) for _, cell in columns] for row in rows]
+    widths = [max(map(len, column)) + 3 for column in zip(*lines, strict=True)]
+    padded = ("".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(padded) + "\n\n"
+
+
+def _text(value: object) -> str:
+    match value:
+        case None:
+            return "<nil>"
+        case bool():
+            return str(value).lower()
+        case list() | tuple():
+            return ",".join(map(str, value))
+        case dict():
+            return ",".join(f"{key}={text}" for key, text in sorted(value.items()))
+        case _:
+            return str(value)
+
+
+def go_float(value: float) -> str:
+    """As Go prints a float by default: ``10.5``, ``1e+06``."""
+    shortest = next(text for places in range(18) if float(text := f"{value:.{places}e}") == value)
+    digits, _, exponent = shortest.partition("e")
+    if value == 0 or -4 <= int(exponent) < 6:
+        return f"{value:.15g}"
+    return f"{digits}e{int(exponent):+03d}"
+
+
+def _metadata(name: str) -> Cell:
+    return lambda document: document["metadata"].get(name, "")
+
+
+def _spec(name: str, default: object = "") -> Cell:
+    return lambda document: (document.get("spec") or {}).get(name, default)
+
+
+def _order(document: Document) -> object:
+    order = _spec("order", None)(document)
+    return go_float(order) if isinstance(order, int | float) else order
+
+
+def _bgp(name: str) -> Cell:
+    return lambda document: ((document.get("spec") or {}).get("bgp") or {}).get(name, "")
+
+
+def _as_number(document: Document) -> object:
+    return _bgp("asNumber")(document) or f"({document.get(DEFAULT_AS_NUMBER, 64512)})"
+
+
+DEFAULT_AS_NUMBER = "\0asNumber"
+"""Under this key ``get node`` leaves the cluster's AS number in a Node's document, for its table alone."""
+
+
+def _workload(document: Document) -> object:
+    spec = document.get("spec") or {}
+    return spec.get("pod", "") if spec.get("orchestrator") == "k8s" else spec.get("workload", "")
+
+
+def _translations(document: Document) -> object:
+    return [f"{entry.get('externalIP')}/32" for entry in (document.get("spec") or {}).get("ipNATs") or []]
+
+
+def _peering_nodes(document: Document) -> object:
+    spec = document.get("spec") or {}
+    return spec.get("node") or spec.get("nodeSelector") or "(global)"
+
+
+_NAME: Column = ("NAME", _metadata("name"))
+_POLICY: tuple[list[Column], list[Column]] = (
+    [_NAME, ("TIER", _spec("tier"))],
+    [_NAME, ("TIER", _spec("tier")), ("ORDER", _order), ("SELECTOR", _spec("selector"))],
+)
+_NETWORKS: list[Column] = [_NAME, ("NETS", _spec("nets"))]
+_BGP: list[Column] = [
+    _NAME,
+    ("LOGSEVERITY", _spec("logSeverityScreen", "-")),
+    ("MESHENABLED", _spec("nodeToNodeMeshEnabled", "-")),
+    ("ASNUMBER", _spec("asNumber", "-")),
+]
+_CLUSTER: list[Column] = [
+    _NAME,
+    ("CLUSTERGUID", _spec("clusterGUID")),
+    ("CLUSTERTYPE", _spec("clusterType")),
+    ("CALICOVERSION", _spec("calicoVersion")),
+    ("DATASTOREREADY", _spec("datastoreReady")),
+]
+_PEER: list[Column] = [
+    _NAME,
+    ("PEERIP", _spec("peerIP")),
+    ("NODE", _peering_nodes),
+    ("ASN", _spec("asNumber", 0)),
+]
+_ENDPOINT: list[Column] = [
+    ("WORKLOAD", _workload),
+    ("NODE", _spec("node")),
+    ("NETWORKS", _spec("ipNetworks")),
+    ("INTERFACE", _spec("interfaceName")),
+]
+_IPAM: list[Column] = [
+    _NAME,
+    ("STRICTAFFINITY", _spec("strictAffinity", False)),
+    ("MAXBLOCKSPERHOST", _spec("maxBlocksPerHost", 0)),
+    ("AUTOALLOCATEBLOCKS", _spec("autoAllocateBlocks", False)),
+]
+_TIER: list[Column] = [_NAME, ("ORDER", _order)]
+# kind -> columns of the table, and of the wide one
+_TABLES: dict[str, tuple[list[Column], list[Column]]] = {
+    "WorkloadEndpoint": (
+        _ENDPOINT,
+        [_NAME, *_ENDPOINT, ("PROFILES", _spec("profiles")), ("NATS", _translations)],
+    ),
+    "IPPool": (
+        [_NAME, ("CIDR", _spec("cidr")), ("SELECTOR", _spec("nodeSelector", "all()"))],
+        [
+            _NAME,
+            ("CIDR", _spec("cidr")),
+            ("NAT", _spec("natOutgoing", False)),
+            ("IPIPMODE", _spec("ipipMode", "Never")),
+            ("VXLANMODE", _spec("vxlanMode", "Never")),
+            ("DISABLED", _spec("disabled", False)),
+            ("DISABLEBGPEXPORT", _spec("disableBGPExport", False)),
+            ("SELECTOR", _spec("nodeSelector", "all()")),
+            ("ASSIGNMENTMODE", _spec("assignmentMode", "Automatic")),
+        ],
+    ),
+    "Node": (
+        [_NAME],
+        [_NAME, ("ASN", _as_number), ("IPV4", _bgp("ipv4Address")), ("IPV6", _bgp("ipv6Address"))],
+    ),
+    "Profile": ([_NAME], [_NAME, ("LABELS", _spec("labelsToApply"))]),
+    "GlobalNetworkPolicy": _POLICY,
+    "NetworkPolicy": _POLICY,
+    "StagedGlobalNetworkPolicy": _POLICY,
+    "StagedNetworkPolicy": _POLICY,
+    "GlobalNetworkSet": ([_NAME], _NETWORKS),
+    "NetworkSet": ([_NAME], _NETWORKS),
+    "HostEndpoint": (
+        [_NAME, ("NODE", _spec("node"))],
+        [
+            _NAME,
+            ("NODE", _spec("node")),
+            ("INTERFACE", _spec("interfaceName")),
+            ("IPS", _spec("expectedIPs")),
+            ("PROFILES", _spec("profiles")),
+        ],
+    ),
+    "BGPPeer": (_PEER, _PEER),
+    "BGPConfiguration": (_BGP, _BGP),
+    "ClusterInformation": (_CLUSTER, _CLUSTER),
+    "IPAMConfiguration": (_IPAM, _IPAM),
+    "IPReservation": ([_NAME], [_NAME, ("CIDRS", _spec("reservedCIDRs"))]),
+    "Tier": (_TIER, _TIER),
+}
+
+
+def _columns(kind: str, output: str) -> list[Column]:
+    short, wide = _TABLES.get(kind, ([_NAME], [_NAME]))
+    return wide if output == "wide" else short
+
+
+_TEXT_TAG = "tag:yaml.org,2002:str"
+
+
+class _GoDumper(yaml.SafeDumper):
+    """Quotes as Go's encoder does: double where plain text would be read as something else, else single."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text_node(dumper: _GoDumper, text: str) -> yaml.ScalarNode:
+    style = None
+    if "\n" in text:
+        style = "|"
+    elif text.lower() in "yn" or _plain_tag(dumper, text) != _TEXT_TAG:
+        style = '"'
+    return dumper.represent_scalar(_TEXT_TAG, text, style=style)
+
+
+def _plain_tag(dumper: _GoDumper, text: str) -> str:
+    tag: str = dumper.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]  # untyped in the stubs
+    return tag
+
+
+_GoDumper.add_representer(str, _text_node)
+
+
+def to_yaml(document: Any) -> str:
+    """Block style, keys in order of the alphabet, no line folded."""
+    return yaml.dump(
+        document, Dumper=_GoDumper, default_flow_style=False, sort_keys=True, allow_unicode=True, width=1 << 30
+    )
