@@ -62,11 +62,8 @@ class Bindings:
         self._groups_by_labels: dict[LabelSet, set[_Group]] = {}
         self._stale_interfaces: set[str] = set()
         self._stale_groups: set[_Group] = set()
+        self.endpoints: dict[str, LocalEndpoint] = {}
         self.findings: dict[ResourceKey, Finding] = {}
-
-    @property
-    def endpoints(self) -> dict[str, LocalEndpoint]:
-        return {interface: binding.endpoint for interface, binding in self._bound.items()}
 
     def update(self, key: ResourceKey, endpoint: LocalEndpoint | None, labels: Mapping[str, str]) -> None:
         interface = self._interfaces.pop(key, None)
@@ -112,7 +109,7 @@ class Bindings:
         if winner is None:
             if old is None:
                 return False
-            del self._bound[interface]
+            del self._bound[interface], self.endpoints[interface]
             self._leave(interface, old)
             for name in _MAPS.values():
                 self._table.elements.unwant((name, f'"{interface}"'))
@@ -123,7 +120,7 @@ class Bindings:
             self._arp.elements.want(element, "")
         for element in binding.spoof:
             self._table.elements.want(element, "")
-        self._bound[interface] = binding
+        self._bound[interface], self.endpoints[interface] = binding, endpoint
         if old is not None:
             self._leave(interface, old, binding)
         return old is None or old.endpoint != endpoint or old.group is not binding.group
