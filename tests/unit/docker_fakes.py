@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
@@ -15,10 +15,11 @@ from calico_libnetwork.dataplane.veth import Veth, VethSpec
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.datastore.memory import MemoryDatastore
 from calico_libnetwork.datastore.protocol import Outcome, Put, Transaction
-from calico_libnetwork.docker.assembly import build_drivers
+from calico_libnetwork.docker.assembly import Assembly, assemble
+from calico_libnetwork.docker.containers import Container, ContainerTable
 from calico_libnetwork.docker.plugin import Drivers
 from calico_libnetwork.docker.settings import DockerSettings
-from calico_libnetwork.errors import DataplaneError
+from calico_libnetwork.errors import DataplaneError, DockerUnavailable, NotFound
 from calico_libnetwork.ipam import Ipam
 from calico_libnetwork.model import documents
 from calico_libnetwork.model.kinds import ResourceKey
@@ -57,16 +58,30 @@ class FakeStatus:
 
 
 @dataclass
-class FakeNames:
-    """``names`` is what Docker knows; None stands for a daemon that does not answer."""
+class FakeDaemon:
+    """``names`` are the networks Docker has, by id; None stands for a daemon that does not answer."""
 
     names: dict[str, str] | None = field(default_factory=dict)
+    members: dict[str, dict[str, Any]] = field(default_factory=dict)
+    containers: dict[str, Container] = field(default_factory=dict)
+    questions: list[str] = field(default_factory=list)
 
-    async def network_name(self, network_id: str) -> str | None:
-        return None if self.names is None else self.names.get(network_id)
+    def add(self, container: Container) -> None:
+        self.containers[container.name] = container
 
-    async def network_exists(self, network_id: str) -> bool | None:
-        return None if self.names is None else network_id in self.names
+    async def network(self, network_id: str) -> Mapping[str, Any]:
+        self.questions.append(f"network {network_id[:12]}")
+        if self.names is None:
+            raise DockerUnavailable("the Docker API does not answer now")
+        if network_id not in self.names:
+            raise NotFound(f"network {network_id} not found")
+        return {"Id": network_id, "Name": self.names[network_id], "Containers": self.members}
+
+    async def container_named(self, name: str) -> Container | None:
+        self.questions.append(f"container {name}")
+        if self.names is None:
+            raise DockerUnavailable("the Docker API does not answer now")
+        return self.containers.get(name)
 
 
 class CountingDatastore(MemoryDatastore):
@@ -91,8 +106,13 @@ class Host:
     ipam: Ipam
     veths: FakeVeths
     status: FakeStatus
-    names: FakeNames
-    drivers: Drivers
+    daemon: FakeDaemon
+    table: ContainerTable
+    assembly: Assembly
+
+    @property
+    def drivers(self) -> Drivers:
+        return self.assembly.drivers
 
     async def value(self, path: str) -> Any:
         found = (await self.datastore.get([path])).items
@@ -107,6 +127,11 @@ class Host:
     async def endpoints(self) -> list[Any]:
         prefix = "/calico/resources/v3/projectcalico.org/workloadendpoints/"
         return [json.loads(item.value) for item in (await self.datastore.list([prefix])).items]
+
+    async def caught_up(self) -> None:
+        """Sees what other hosts have written, without waiting for the watch."""
+        stored = (await self.datastore.list([""])).items
+        await self.cache.refresh([*{item.key for item in (*stored, *self.cache.under(""))}])
 
     def transactions(self) -> int:
         """Since the last time it was asked."""
@@ -140,7 +165,7 @@ async def running_host(
     *,
     datastore: CountingDatastore | None = None,
     resources: tuple[Put, ...] = DEFAULT_POOLS,
-    names: FakeNames | None = None,
+    daemon: FakeDaemon | None = None,
     veths: FakeVeths | None = None,
     **settings: Any,
 ) -> AsyncIterator[Host]:
@@ -153,21 +178,26 @@ async def running_host(
     running = asyncio.create_task(cache.run())
     try:
         await cache.synced()
-        names = names or FakeNames()
+        daemon = daemon or FakeDaemon()
+        table = ContainerTable()
         veths = veths or FakeVeths()
         status = FakeStatus()
         ipam = Ipam(cache, node=chosen.node)
-        drivers = build_drivers(
+        assembly = assemble(
             chosen,
             cache=cache,
             ipam=ipam,
             veths=veths,
             status=status,
-            names=names,
+            daemon=daemon,
+            table=table,
             interface_exists=veths.present.__contains__,
         )
         datastore.transactions.clear()
-        yield Host(chosen, datastore, cache, ipam, veths, status, names, drivers)
+        try:
+            yield Host(chosen, datastore, cache, ipam, veths, status, daemon, table, assembly)
+        finally:
+            await assembly.close()
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -14,7 +14,7 @@ from calico_libnetwork.errors import AddressInUse, AddressNotInPool, NoPool, Ref
 from calico_libnetwork.model import block as blocks
 from calico_libnetwork.model.block import Owner
 from calico_libnetwork.model.ipam_keys import block_key
-from tests.unit.docker_fakes import NODE, FakeNames, Host, pool, running_host
+from tests.unit.docker_fakes import NODE, FakeDaemon, Host, pool, running_host
 from tests.unit.test_network_driver import NET, endpoint, joining, network, of
 
 CHOSEN = "10.65.9.9"
@@ -296,7 +296,7 @@ async def test_an_auxiliary_address_is_nobodys(tmp_path: Path) -> None:
 
 
 async def test_a_container_s_life_leaves_nothing(tmp_path: Path) -> None:
-    async with running_host(tmp_path, names=FakeNames({NET: "net1"})) as host:
+    async with running_host(tmp_path, daemon=FakeDaemon({NET: "net1"})) as host:
         await host.drivers.network.create_network(network())
         for _ in range(3):
             answer = await host.drivers.ipam.request_address(asking())

@@ -16,7 +16,7 @@ from calico_libnetwork.errors import (
     NotFound,
     Refused,
 )
-from tests.unit.docker_fakes import NODE, FakeNames, running_host
+from tests.unit.docker_fakes import NODE, FakeDaemon, running_host
 
 NET = "1" * 64
 ENDPOINT = "8f3a01b2c3d4" + "0" * 52
@@ -55,7 +55,7 @@ def joining(endpoint_id: str = ENDPOINT, sandbox: str = "/var/run/docker/netns/c
 
 
 async def test_create_endpoint_writes_calicos_workload_endpoint(tmp_path: Path) -> None:
-    async with running_host(tmp_path, names=FakeNames({NET: "frontend"})) as host:
+    async with running_host(tmp_path, daemon=FakeDaemon({NET: "frontend"})) as host:
         await host.drivers.network.create_network(network())
         answer = await host.drivers.network.create_endpoint(endpoint(v6=V6))
         stored = await host.value(PATH)
@@ -105,7 +105,7 @@ async def test_a_users_mac_is_kept_and_not_answered(tmp_path: Path) -> None:
 
 
 async def test_the_steady_state_costs_one_transaction_up_and_one_down(tmp_path: Path) -> None:
-    async with running_host(tmp_path, names=FakeNames({NET: "net1"})) as host:
+    async with running_host(tmp_path, daemon=FakeDaemon({NET: "net1"})) as host:
         driver = host.drivers.network
         await driver.create_network(network())
         await driver.create_endpoint(endpoint("7" * 64, v4="10.65.0.7/32"))
@@ -120,14 +120,14 @@ async def test_the_steady_state_costs_one_transaction_up_and_one_down(tmp_path: 
 
 
 async def test_first_endpoint_brings_record_and_profile_in_its_own_transaction(tmp_path: Path) -> None:
-    async with running_host(tmp_path, names=FakeNames({NET: "net1"})) as host:
+    async with running_host(tmp_path, daemon=FakeDaemon({NET: "net1"})) as host:
         await host.drivers.network.create_endpoint(endpoint())
         assert host.transactions() == 1
         assert await host.resource("Profile", "net1") is not None
 
 
 async def test_without_profiles_the_endpoint_has_none(tmp_path: Path) -> None:
-    async with running_host(tmp_path, names=FakeNames({NET: "net1"}), create_profiles=False) as host:
+    async with running_host(tmp_path, daemon=FakeDaemon({NET: "net1"}), create_profiles=False) as host:
         await host.drivers.network.create_network(network())
         await host.drivers.network.create_endpoint(endpoint())
         assert "profiles" not in (await host.value(PATH))["spec"]

@@ -1,35 +1,58 @@
-"""Builds the two drivers from their parts; called once, when the datastore's cache is there."""
+"""Builds the drivers and what belongs to them from their parts, once the cache of the datastore is in sync."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from calico_libnetwork.datastore.cache import Cache
+from calico_libnetwork.docker.containers import ContainerTable
 from calico_libnetwork.docker.endpoints import Endpoint, EndpointIndex, endpoint_key
+from calico_libnetwork.docker.identity import Identities, Questions
 from calico_libnetwork.docker.in_flight import InFlight
 from calico_libnetwork.docker.ipam_driver import IpamDriver, interface_exists
+from calico_libnetwork.docker.labelling import Labelling
 from calico_libnetwork.docker.network_driver import EndpointStatus, NetworkDriver, Veths
-from calico_libnetwork.docker.networks import NetworkNames, Networks
+from calico_libnetwork.docker.networks import Networks
 from calico_libnetwork.docker.plugin import Drivers
 from calico_libnetwork.docker.sandboxes import Sandboxes
 from calico_libnetwork.docker.settings import DockerSettings
+from calico_libnetwork.docker.watcher import DaemonListener, DockerNames
 from calico_libnetwork.ipam import Ipam
 
 SANDBOXES_FILE = "sandboxes.json"
 
 
-def build_drivers(
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """``close`` once the plugin has stopped."""
+
+    drivers: Drivers
+    endpoints: EndpointIndex
+    networks: Networks
+    in_flight: InFlight
+    labelling: Labelling
+    listener: DaemonListener
+
+    async def close(self) -> None:
+        await self.labelling.close()
+
+
+def assemble(
     settings: DockerSettings,
     *,
     cache: Cache,
     ipam: Ipam,
     veths: Veths,
     status: EndpointStatus,
-    names: NetworkNames,
+    daemon: Questions,
+    table: ContainerTable,
     interface_exists: Callable[[str], bool] = interface_exists,
-) -> Drivers:
+) -> Assembly:
     endpoints = EndpointIndex(cache, node=settings.node)
+    names = DockerNames(daemon, table)
     networks = Networks(cache, endpoints, names, node=settings.node, create_profiles=settings.create_profiles)
+    labelling = Labelling(settings, cache=cache, endpoints=endpoints, identities=Identities(daemon, table))
     in_flight = InFlight()
 
     def exists(endpoint_id: str) -> bool:
@@ -44,6 +67,7 @@ def build_drivers(
         status=status,
         in_flight=in_flight,
         sandboxes=Sandboxes(settings.run_directory / SANDBOXES_FILE, exists=exists),
+        labelling=labelling,
     )
 
     async def forget(endpoint: Endpoint) -> None:
@@ -60,4 +84,26 @@ def build_drivers(
         forget=forget,
         interface_exists=interface_exists,
     )
-    return Drivers(network, ipam_driver)
+    labelling.resume()
+    listener = _Listener(networks, labelling)
+    return Assembly(Drivers(network, ipam_driver), endpoints, networks, in_flight, labelling, listener)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    """What the daemon's state changes in the datastore."""
+
+    networks: Networks
+    labelling: Labelling
+
+    def known_networks(self) -> set[str]:
+        return self.networks.own()
+
+    async def networks_gone(self, network_ids: set[str]) -> None:
+        await self.networks.forget(network_ids)
+
+    async def container_connected(self, network_id: str, container_id: str) -> None:
+        await self.labelling.container_connected(network_id, container_id)
+
+    async def daemon_listed(self) -> None:
+        await self.labelling.daemon_listed()

@@ -6,22 +6,24 @@ The index follows the cache, so that a lookup costs the same among ten endpoints
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
+from ipaddress import ip_interface
 
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.datastore.protocol import Event, KeyValue
-from calico_libnetwork.docker.profiles import NETWORK_ID
+from calico_libnetwork.docker.labels import CONTAINER_ID, Facts
+from calico_libnetwork.docker.profiles import ANNOTATION_PREFIX, NETWORK_ID
 from calico_libnetwork.errors import InvalidResource
 from calico_libnetwork.model import documents, kinds
 from calico_libnetwork.model.documents import Document
+from calico_libnetwork.model.ipam_keys import Address
 from calico_libnetwork.model.kinds import KINDS, ResourceKey
 from calico_libnetwork.model.names import endpoint_interface, workload_endpoint_name
 from calico_libnetwork.model.resources import LIBNETWORK_NAMESPACE, ORCHESTRATOR, WorkloadEndpoint
 
-Address = IPv4Address | IPv6Address
-Interface = IPv4Interface | IPv6Interface
+HELD_ADDRESSES = ANNOTATION_PREFIX + "held-addresses"
 
 _LABELS = {
     "projectcalico.org/namespace": LIBNETWORK_NAMESPACE,
@@ -43,7 +45,11 @@ def chosen_mac(endpoint_id: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewEndpoint:
-    """An endpoint to be written; ``labels`` are the container's, already checked."""
+    """An endpoint to be written; ``labels`` are the container's, already checked.
+
+    One that is ``held`` keeps its addresses in an annotation until it is opened. Calico takes an endpoint without
+    addresses for none, and so its interface stays closed.
+    """
 
     node: str
     endpoint_id: str
@@ -52,6 +58,7 @@ class NewEndpoint:
     mac: str
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
+    held: bool = False
 
     @property
     def key(self) -> ResourceKey:
@@ -63,8 +70,13 @@ class NewEndpoint:
             "workload": "libnetwork",
             "node": self.node,
             "endpoint": self.endpoint_id,
-            "ipNetworks": [f"{address}/{address.max_prefixlen}" for address in self.addresses],
         }
+        networks = [f"{address}/{address.max_prefixlen}" for address in self.addresses]
+        annotations = dict(self.annotations)
+        if self.held:
+            annotations[HELD_ADDRESSES] = ",".join(networks)
+        else:
+            spec["ipNetworks"] = networks
         if self.profiles:
             spec["profiles"] = list(self.profiles)
         spec |= {"interfaceName": endpoint_interface(self.endpoint_id), "mac": self.mac}
@@ -76,13 +88,40 @@ class NewEndpoint:
             created=created,
             namespace=LIBNETWORK_NAMESPACE,
             labels=dict(sorted({**self.labels, **_LABELS}.items())),
-            annotations=dict(sorted(self.annotations.items())),
+            annotations=dict(sorted(annotations.items())),
         )
+
+
+def identified(document: Document, facts: Facts, *, opened: bool) -> Document:
+    """A stored endpoint with what is now known of its container, and open if it was held and is to be ``opened``.
+
+    Labels that somebody else has put there stay; so does everything that is not ours.
+    """
+    metadata: Document = dict(document["metadata"])
+    labels = {**(metadata.get("labels") or {}), **facts.labels}
+    annotations = {**(metadata.get("annotations") or {}), **facts.annotations}
+    spec: Document = dict(document["spec"])
+    if opened and HELD_ADDRESSES in annotations:
+        networks = annotations.pop(HELD_ADDRESSES).split(",")
+        spec = _inserted(spec, "ipNetworks", networks, before=("profiles", "interfaceName"))
+    metadata["labels"] = dict(sorted(labels.items()))
+    metadata["annotations"] = dict(sorted(annotations.items()))
+    return document | {"metadata": metadata, "spec": spec}
+
+
+def _inserted(spec: Document, key: str, value: object, *, before: tuple[str, ...]) -> Document:
+    """``key`` where Calico's own tools would write it."""
+    head = itertools.takewhile(lambda item: item[0] not in before, spec.items())
+    placed = {**dict(head), key: value}
+    return placed | {name: field for name, field in spec.items() if name not in placed}
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A stored workload endpoint, of any node and orchestrator."""
+    """A stored workload endpoint, of any node and orchestrator; ``addresses`` also while it is ``held``.
+
+    ``created`` is RFC 3339, "" where the writer left it out.
+    """
 
     key: ResourceKey
     node: str
@@ -92,6 +131,9 @@ class Endpoint:
     addresses: frozenset[Address]
     profiles: tuple[str, ...]
     network_id: str
+    container_id: str
+    created: str
+    held: bool
 
 
 class EndpointIndex:
@@ -164,7 +206,9 @@ def _read(key_value: KeyValue) -> Endpoint | None:
         return None
     try:
         resource: WorkloadEndpoint = kinds.decode(key, key_value.value)
-        addresses = frozenset(_addresses(resource.spec.ip_networks or ()))
+        held = resource.annotations.get(HELD_ADDRESSES, "")
+        networks = resource.spec.ip_networks or tuple(filter(None, held.split(",")))
+        addresses = frozenset(ip_interface(network).ip for network in networks)
     except (InvalidResource, ValueError):
         return None
     spec = resource.spec
@@ -177,9 +221,7 @@ def _read(key_value: KeyValue) -> Endpoint | None:
         addresses=addresses,
         profiles=spec.profiles or (),
         network_id=resource.annotations.get(NETWORK_ID, ""),
+        container_id=resource.annotations.get(CONTAINER_ID, ""),
+        created=resource.metadata.creation_timestamp or "",
+        held=bool(held) and not resource.spec.ip_networks,
     )
-
-
-def _addresses(networks: Iterable[str]) -> Iterator[Address]:
-    for network in networks:
-        yield ip_interface(network).ip

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from calico_libnetwork.docker.endpoints import Address
+from calico_libnetwork.model.ipam_keys import Address
 
 PATIENCE = 60.0
 """Seconds after which a request that was never used or released counts as forgotten by a daemon that died."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import uuid
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 from typing import Protocol
 
@@ -23,6 +22,8 @@ from calico_libnetwork.datastore.protocol import Delete, Put, Transaction, absen
 from calico_libnetwork.docker import messages
 from calico_libnetwork.docker.endpoints import Endpoint, EndpointIndex, NewEndpoint, chosen_mac, endpoint_key
 from calico_libnetwork.docker.in_flight import InFlight
+from calico_libnetwork.docker.labelling import Labelling
+from calico_libnetwork.docker.labels import NOTHING_KNOWN
 from calico_libnetwork.docker.networks import Networks, timestamp
 from calico_libnetwork.docker.profiles import NETWORK_ID, NETWORK_NAME
 from calico_libnetwork.docker.sandboxes import Sandboxes
@@ -58,17 +59,6 @@ class EndpointStatus(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerFacts:
-    """What is known of the container behind an endpoint; ``labels`` are checked for Calico."""
-
-    labels: dict[str, str]
-    annotations: dict[str, str]
-
-
-_UNKNOWN = ContainerFacts({}, {})
-
-
 class NetworkDriver:
     def __init__(
         self,
@@ -81,6 +71,7 @@ class NetworkDriver:
         status: EndpointStatus,
         in_flight: InFlight,
         sandboxes: Sandboxes,
+        labelling: Labelling,
     ) -> None:
         self._settings = settings
         self._cache = cache
@@ -90,8 +81,9 @@ class NetworkDriver:
         self._status = status
         self._in_flight = in_flight
         self._sandboxes = sandboxes
+        self._labelling = labelling
         self._gateways_v6: dict[str, IPv6Address | None] = {}  # of endpoints made by this process
-        self._creating: set[str] = set()
+        self._creating: set[str] = set()  # host side interfaces
 
     async def create_network(self, request: messages.CreateNetwork) -> None:
         refuse_unsupported(request)
@@ -105,15 +97,15 @@ class NetworkDriver:
         interface = request.interface or messages.EndpointInterface()
         addresses = _addresses(interface, request.endpoint_id)
         mac = _user_mac(interface) or chosen_mac(request.endpoint_id)
-        endpoint_id = request.endpoint_id
-        if endpoint_id in self._creating:
-            raise Conflict(f"endpoint {endpoint_id[:12]} is being created already; try again")
-        self._creating.add(endpoint_id)
+        host_name = endpoint_interface(request.endpoint_id)
+        if host_name in self._creating:
+            raise Conflict(f"interface {host_name} is being created already; try again")
+        self._creating.add(host_name)
         try:
             if not self._is_repeated(request, addresses):
                 await self._create(request, addresses, mac)
         finally:
-            self._creating.discard(endpoint_id)
+            self._creating.discard(host_name)
         for address in addresses:
             self._in_flight.end(address)
         answer = messages.EndpointInterface(mac_address="" if interface.mac_address else mac)
@@ -123,6 +115,7 @@ class NetworkDriver:
         await self._cache.synced()
         self._sandboxes.leave(request.endpoint_id)
         self._gateways_v6.pop(request.endpoint_id, None)
+        self._labelling.forget(request.endpoint_id)
         await self.forget_endpoint(endpoint_key(self._settings.node, request.endpoint_id))
         await self._veths.schedule_delete(endpoint_interface(request.endpoint_id))
 
@@ -147,7 +140,9 @@ class NetworkDriver:
                 " container again"
             )
         place = self._sandboxes.enter(request.sandbox_key, request.endpoint_id) if request.sandbox_key else 1
-        if not await self._status.wait(key, STATUS_DEADLINE):
+        if not await self._labelling.open_joining(endpoint):
+            _log.info("endpoint stays closed until its container's labels are known", endpoint=request.endpoint_id[:12])
+        elif not await self._status.wait(key, STATUS_DEADLINE):
             _log.warning(
                 "endpoint is not programmed yet; its traffic is dropped until it is",
                 endpoint=request.endpoint_id[:12],
@@ -201,10 +196,13 @@ class NetworkDriver:
             )
 
     async def _write(self, request: messages.CreateEndpoint, addresses: tuple[Address, ...], mac: str) -> None:
-        facts = await self._facts(addresses)
+        names = filter(None, map(self._in_flight.container_name, addresses))
+        facts = await self._labelling.facts(next(names, ""))
+        held = self._labelling.must_hold(facts)
+        known = facts or NOTHING_KNOWN
         for _ in range(_ATTEMPTS):
             membership = await self._networks.join(request.network_id)
-            annotations = {NETWORK_ID: request.network_id, **facts.annotations}
+            annotations = {NETWORK_ID: request.network_id, **known.annotations}
             if membership.record.name:
                 annotations[NETWORK_NAME] = membership.record.name
             new = NewEndpoint(
@@ -213,8 +211,9 @@ class NetworkDriver:
                 addresses=addresses,
                 profiles=membership.profiles,
                 mac=mac,
-                labels=facts.labels,
+                labels=known.labels,
                 annotations=annotations,
+                held=held,
             )
             path = new.key.path
             value = documents.encode(new.document(uid=str(uuid.uuid4()), created=timestamp()))
@@ -222,11 +221,10 @@ class NetworkDriver:
                 Transaction([absent(path), *membership.compares], [Put(path, value), *membership.operations])
             )
             if outcome.succeeded:
+                if held:
+                    self._labelling.expect(request.endpoint_id)
                 return
         raise Conflict(f"network {request.network_id[:12]} kept being changed by others; try again")
-
-    async def _facts(self, addresses: tuple[Address, ...]) -> ContainerFacts:
-        return _UNKNOWN
 
     def _joined(self, endpoint: Endpoint, place: int) -> messages.Joined:
         gateway_v4, gateway_v6 = self._gateways(endpoint, place)

@@ -15,6 +15,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_interface
 from typing import Protocol
 
 import msgspec
+import structlog
 
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.datastore.protocol import (
@@ -29,12 +30,14 @@ from calico_libnetwork.datastore.protocol import (
 )
 from calico_libnetwork.docker import messages, profiles
 from calico_libnetwork.docker.endpoints import EndpointIndex
-from calico_libnetwork.errors import Conflict
+from calico_libnetwork.errors import CalicoError, Conflict
 from calico_libnetwork.model import documents
 from calico_libnetwork.model.kinds import ResourceKey
 
 PREFIX = "/calico-libnetwork/v1/networks/"
 _ATTEMPTS = 5
+
+_log = structlog.get_logger(__name__)
 
 
 class NetworkNames(Protocol):
@@ -155,14 +158,35 @@ class Networks:
             self._require_profile(record, compares, operations)
         return Membership(record, tuple(compares), tuple(operations))
 
-    async def sweep(self, existing: Iterable[str]) -> list[str]:
-        """Removes the networks of this node that Docker no longer has; ``existing`` are the ids that it has."""
-        keep = set(existing)
-        gone = [stored.record.id for stored in self.all() if stored.record.node == self._node]
-        gone = [network_id for network_id in gone if network_id not in keep]
-        for network_id in gone:
-            await self.remove(network_id)
-        return gone
+    def own(self) -> set[str]:
+        """Ids of the networks that this node has recorded."""
+        return {stored.record.id for stored in self.all() if stored.record.node == self._node}
+
+    async def forget(self, network_ids: Iterable[str]) -> None:
+        """Removes networks that Docker removed while this plugin was away."""
+        for network_id in network_ids:
+            _log.info("network no longer exists in Docker, forgotten", network=network_id[:12])
+            try:
+                await self.remove(network_id)
+            except CalicoError as error:
+                _log.warning("network could not be forgotten", network=network_id[:12], reason=str(error))
+
+    async def restore_profiles(self) -> list[str]:
+        """Makes the profiles anew that endpoints of this node name and that are gone.
+
+        Another host may delete a network's profile in the moment in which its first endpoint appears here.
+        """
+        restored = []
+        for endpoint in [*self._endpoints.of_node()]:
+            stored = self.get(endpoint.network_id)
+            if stored is None or stored.record.profile not in endpoint.profiles:
+                continue
+            compares: list[Compare] = []
+            operations: list[Operation] = []
+            self._require_profile(stored.record, compares, operations)
+            if operations and await self._commit(compares, operations):
+                restored.append(stored.record.profile)
+        return restored
 
     async def _with_profile(self, record: NetworkRecord) -> NetworkRecord:
         name = record.name or await self._names.network_name(record.id) or ""
