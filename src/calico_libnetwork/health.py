@@ -15,6 +15,8 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
+from calico_libnetwork import __version__
+
 
 @dataclass(slots=True)
 class Report:
@@ -37,7 +39,8 @@ class Report:
 class Health:
     """All reports of the process, and further parts of ``/status`` by name."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, *, node: str) -> None:
+        self._node = node
         self._registry = registry
         self._reports: dict[str, Report] = {}
         self._parts: dict[str, Callable[[], Any]] = {}
@@ -62,9 +65,8 @@ class Health:
             report.name: {"ready": report.ready, "live": report.live, "detail": report.detail}
             for report in self._reports.values()
         }
-        return {"ready": self.ready, "live": self.live, "tasks": tasks} | {
-            name: describe() for name, describe in self._parts.items()
-        }
+        head = {"version": __version__, "node": self._node, "ready": self.ready, "live": self.live, "tasks": tasks}
+        return head | {name: describe() for name, describe in self._parts.items()}
 
     def routes(self) -> list[web.RouteDef]:
         return [

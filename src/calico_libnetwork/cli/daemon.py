@@ -58,7 +58,7 @@ class Daemon:
         self._settings = replace(settings, veth_mtu=self._veth_mtu)
         self._plugin = plugin
         self._registry = CollectorRegistry()
-        self._health = Health(self._registry)
+        self._health = Health(self._registry, node=config.nodename)
         self._programmed = ProgrammedEndpoints()
         self._router = Router(node=config.nodename)
         self._kernel = Kernel()
@@ -77,6 +77,8 @@ class Daemon:
             cache = Cache(datastore, PREFIXES)
             agent = self._agent(cache)
             self._links = agent.host.links
+            self._health.add_part("agent", agent.status)
+            self._health.add_part("datastore", lambda: _describe(cache))
             await stack.enter_async_context(agent.host)
             await agent.close()
             async with asyncio.TaskGroup() as tasks:
@@ -207,3 +209,7 @@ async def _supervised(name: str, work: Callable[[], Coroutine[Any, Any, None]]) 
             await asyncio.sleep(RESTART_SECONDS)
         else:
             return
+
+
+def _describe(cache: Cache) -> dict[str, Any]:
+    return {"where": cache.description, "state": cache.outage or "connected", "revision": cache.revision}

@@ -12,7 +12,15 @@ from calico_libnetwork import __version__
 from calico_libnetwork.errors import CalicoError
 
 # command name: (module, attribute, one line for --help)
+_RESOURCES = "calico_libnetwork.cli.resources"
 _COMMANDS = {
+    "apply": (_RESOURCES, "apply", "Create or update resources from files."),
+    "create": (_RESOURCES, "create", "Create resources from files."),
+    "delete": (_RESOURCES, "delete", "Delete resources by name or from files."),
+    "get": (_RESOURCES, "get", "Show resources as a table, YAML or JSON."),
+    "replace": (_RESOURCES, "replace", "Replace existing resources from files."),
+    "validate": (_RESOURCES, "validate", "Check files of resources without writing anything."),
+    "status": ("calico_libnetwork.cli.status", "status", "Show whether everything works, on one screen."),
     "run": ("calico_libnetwork.cli.run", "run", "Run the plugin and the agent in the foreground."),
 }
 
