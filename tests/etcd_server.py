@@ -131,6 +131,9 @@ class EtcdServer:
     def paused(self) -> Iterator[None]:
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{self.process.pid}/task")
+        while any((thread / "stat").read_text().rpartition(")")[2].split()[0] != "T" for thread in threads.iterdir()):
+            time.sleep(0.001)
         try:
             yield
         finally:
