@@ -19,9 +19,8 @@ import structlog
 
 from calico_libnetwork.docker.settings import Scope
 
-PATIENCE = 0.3
-"""Seconds that GetCapabilities waits for a daemon that has never been asked before."""
 PATIENCE = 0.5
+"""Seconds that GetCapabilities waits for a daemon that has never been asked before."""
 _FIRST_WITH_LOCAL_GLOBAL = 24
 
 _log = structlog.get_logger(__name__)
