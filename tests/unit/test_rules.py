@@ -389,6 +389,30 @@ def test_an_endpoint_without_addresses_is_ignored_and_one_of_another_node_only_a
     assert members == ["10.9.9.9"]
 
 
+@pytest.mark.parametrize(
+    ("name", "local"),
+    [
+        ("n1-libnetwork-libnetwork-e", True),
+        ("n1--x-libnetwork-libnetwork-e", False),
+        ("n11-libnetwork-libnetwork-e", False),
+        ("n2-libnetwork-libnetwork-e", False),
+        ("n1", True),
+    ],
+)
+def test_the_name_says_whose_endpoint_it_is(name: str, *, local: bool) -> None:
+    host = Host()
+    spec = {
+        "node": "n1",
+        "orchestrator": "libnetwork",
+        "endpoint": "e",
+        "interfaceName": "cali9",
+        "ipNetworks": ["10.9.9.9"],
+    }
+    host.put("WorkloadEndpoint", name, spec, "libnetwork")
+    host.render()
+    assert bool(host.ruleset.local_endpoints) is local
+
+
 def test_two_owners_of_one_address_keep_it_in_the_set_until_both_are_gone() -> None:
     host = Host()
     host.put(
