@@ -77,6 +77,9 @@ class FakeDaemon:
             raise NotFound(f"network {network_id} not found")
         return {"Id": network_id, "Name": self.names[network_id], "Containers": self.members}
 
+    async def own_networks(self) -> list[Mapping[str, Any]]:
+        return [await self.network(network_id) for network_id in self.names or {"": ""}]
+
     async def container_named(self, name: str) -> Container | None:
         self.questions.append(f"container {name}")
         if self.names is None:
@@ -191,6 +194,7 @@ async def running_host(
             status=status,
             daemon=daemon,
             table=table,
+            interfaces=lambda: veths.present,
             interface_exists=veths.present.__contains__,
         )
         datastore.transactions.clear()

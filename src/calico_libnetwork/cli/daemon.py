@@ -139,13 +139,14 @@ class Daemon:
             status=self._programmed,
             daemon=self._docker,
             table=self._containers,
+            interfaces=lambda: links.by_name,
         )
         self._plugin.attach(built.drivers)
         _log.info("ready", datastore=datastore.description)
         await self._watcher.attach(built.listener)
         await self._veths.sweep()
         try:
-            await asyncio.Event().wait()
+            await built.reconciler.run()
         finally:
             await built.close()
 

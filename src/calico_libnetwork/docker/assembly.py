@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.docker.containers import ContainerTable
@@ -15,12 +16,17 @@ from calico_libnetwork.docker.labelling import Labelling
 from calico_libnetwork.docker.network_driver import EndpointStatus, NetworkDriver, Veths
 from calico_libnetwork.docker.networks import Networks
 from calico_libnetwork.docker.plugin import Drivers
+from calico_libnetwork.docker.reconciler import DockerView, Reconciler
 from calico_libnetwork.docker.sandboxes import Sandboxes
 from calico_libnetwork.docker.settings import DockerSettings
 from calico_libnetwork.docker.watcher import DaemonListener, DockerNames
 from calico_libnetwork.ipam import Ipam
 
 SANDBOXES_FILE = "sandboxes.json"
+
+
+class DaemonApi(Questions, DockerView, Protocol):
+    """What the drivers and the reconciler ask of Docker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,7 @@ class Assembly:
     in_flight: InFlight
     labelling: Labelling
     listener: DaemonListener
+    reconciler: Reconciler
 
     async def close(self) -> None:
         await self.labelling.close()
@@ -45,8 +52,9 @@ def assemble(
     ipam: Ipam,
     veths: Veths,
     status: EndpointStatus,
-    daemon: Questions,
+    daemon: DaemonApi,
     table: ContainerTable,
+    interfaces: Callable[[], Iterable[str]],
     interface_exists: Callable[[str], bool] = interface_exists,
 ) -> Assembly:
     endpoints = EndpointIndex(cache, node=settings.node)
@@ -84,9 +92,20 @@ def assemble(
         forget=forget,
         interface_exists=interface_exists,
     )
+    reconciler = Reconciler(
+        node=settings.node,
+        docker=daemon,
+        endpoints=endpoints,
+        networks=networks,
+        ipam=ipam,
+        in_flight=in_flight,
+        veths=veths,
+        interfaces=interfaces,
+        forget=forget,
+    )
     labelling.resume()
-    listener = _Listener(networks, labelling)
-    return Assembly(Drivers(network, ipam_driver), endpoints, networks, in_flight, labelling, listener)
+    listener = _Listener(networks, labelling, reconciler)
+    return Assembly(Drivers(network, ipam_driver), endpoints, networks, in_flight, labelling, listener, reconciler)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +114,7 @@ class _Listener:
 
     networks: Networks
     labelling: Labelling
+    reconciler: Reconciler
 
     def known_networks(self) -> set[str]:
         return self.networks.own()
@@ -107,3 +127,4 @@ class _Listener:
 
     async def daemon_listed(self) -> None:
         await self.labelling.daemon_listed()
+        self.reconciler.hurry()

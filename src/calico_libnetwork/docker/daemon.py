@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+DRIVER = "calico"
+"""As a socket; a managed plugin's driver has a tag behind it."""
 QUESTION_DEADLINE = 0.3
 """Seconds for one question from inside a call."""
 LISTING_DEADLINE = 30.0
@@ -100,6 +102,15 @@ class Daemon:
 
     async def networks(self) -> list[dict[str, Any]]:
         return await self._list(lambda client: client.networks.list())
+
+    async def own_networks(self) -> list[Mapping[str, Any]]:
+        """This driver's networks, each with its endpoints. Raises ``DockerUnavailable``."""
+        own = [each["Id"] for each in await self.networks() if each["Driver"].partition(":")[0] == DRIVER]
+        found = []
+        for network_id in own:
+            with contextlib.suppress(NotFound):  # removed since it was listed
+                found.append(await self.network(network_id))
+        return found
 
     async def events(self, since: int) -> AsyncIterator[Mapping[str, Any]]:
         """Of containers and networks, from ``since`` (nanoseconds since 1970) until the daemon goes."""

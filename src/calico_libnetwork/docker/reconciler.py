@@ -1,0 +1,229 @@
+"""Repairs what crashes leave behind: Docker, workload endpoints, addresses and interfaces are compared, and the odd
+one out goes.
+
+After a crash Docker tells the driver nothing: its endpoints vanish without a call. Evidence here is always Docker's own
+answer, never its silence: a daemon that cannot be asked costs a round. What looks wrong for a moment may be a start
+under way, so a suspicion is acted upon when it has lasted; what was there before this process, and is old, has
+lasted already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import ip_interface
+from typing import Any, Literal, Protocol
+
+import structlog
+
+from calico_libnetwork.docker.endpoints import Endpoint, EndpointIndex
+from calico_libnetwork.docker.in_flight import InFlight
+from calico_libnetwork.docker.networks import Networks
+from calico_libnetwork.errors import CalicoError, DockerUnavailable
+from calico_libnetwork.model.ipam_keys import Address
+from calico_libnetwork.model.names import INTERFACE_PREFIX, endpoint_interface, is_address_handle
+
+PERIOD = 60.0
+"""Seconds between two rounds."""
+CONFIRMATION = 45.0
+"""Seconds that a suspicion must have lasted."""
+
+_log = structlog.get_logger(__name__)
+
+Kind = Literal["endpoint", "address", "interface"]
+
+
+class Assignment(Protocol):
+    @property
+    def address(self) -> Address: ...
+
+    @property
+    def handle(self) -> str | None: ...
+
+    @property
+    def sequence(self) -> int | None: ...
+
+
+class Ipam(Protocol):
+    def assignments(self, node: str | None = None) -> Sequence[Assignment]: ...
+
+    async def release(self, address: Address, *, handle: str | None = None, sequence: int | None = None) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """``subject``: an endpoint id, an address or an interface name."""
+
+    kind: Kind
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """``docker_ids``, ``docker_addresses``: of all endpoints Docker lists, joining ones included."""
+
+    docker_ids: frozenset[str]
+    docker_addresses: frozenset[Address]
+    endpoints: Mapping[str, Endpoint]
+    assigned: Mapping[Address, Assignment]
+    reserved: frozenset[Address]
+    interfaces: frozenset[str]
+
+
+def read_docker(networks: Iterable[Mapping[str, Any]]) -> tuple[frozenset[str], frozenset[Address]]:
+    """Ids and addresses of the endpoints in ``GET /networks/ID`` answers."""
+    ids, addresses = set(), set()
+    for network in networks:
+        for entry in (network.get("Containers") or {}).values():
+            ids.add(str(entry.get("EndpointID") or ""))
+            for text in (entry.get("IPv4Address"), entry.get("IPv6Address")):
+                if text:
+                    addresses.add(ip_interface(text).ip)
+    return frozenset(ids - {""}), frozenset(addresses)
+
+
+def suspicions(reading: Reading) -> Iterator[Suspicion]:
+    """What the reading has that nothing accounts for. Pure."""
+    used = {address for endpoint in reading.endpoints.values() for address in endpoint.addresses}
+    known_interfaces = {endpoint.interface for endpoint in reading.endpoints.values()}
+    known_interfaces |= {endpoint_interface(endpoint_id) for endpoint_id in reading.docker_ids}
+    for endpoint_id in reading.endpoints.keys() - reading.docker_ids:
+        yield Suspicion("endpoint", endpoint_id)
+    for address in reading.assigned.keys() - used - reading.reserved - reading.docker_addresses:
+        yield Suspicion("address", str(address))
+    for interface in reading.interfaces - known_interfaces:
+        yield Suspicion("interface", interface)
+
+
+class DockerView(Protocol):
+    async def own_networks(self) -> list[Mapping[str, Any]]:
+        """This driver's networks with their endpoints. Raises ``DockerUnavailable``."""
+        ...
+
+
+class Veths(Protocol):
+    async def schedule_delete(self, host_name: str) -> None: ...
+
+
+class Reconciler:
+    """``interfaces`` lists the host's interfaces; ``forget`` deletes an endpoint with its interface."""
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        docker: DockerView,
+        endpoints: EndpointIndex,
+        networks: Networks,
+        ipam: Ipam,
+        in_flight: InFlight,
+        veths: Veths,
+        interfaces: Callable[[], Iterable[str]],
+        forget: Callable[[Endpoint], Awaitable[None]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._node = node
+        self._docker = docker
+        self._endpoints = endpoints
+        self._networks = networks
+        self._ipam = ipam
+        self._in_flight = in_flight
+        self._veths = veths
+        self._interfaces = interfaces
+        self._forget = forget
+        self._clock = clock
+        self._since: dict[Suspicion, float] = {}
+        self._hurry = asyncio.Event()
+
+    async def run(self) -> None:
+        """For ever: a round now, at every ``hurry`` and every so often."""
+        while True:
+            self._hurry.clear()
+            try:
+                await self.round()
+            except DockerUnavailable as error:
+                _log.debug("nothing reconciled", reason=str(error))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PERIOD):
+                    await self._hurry.wait()
+
+    def hurry(self) -> None:
+        """Docker was listed anew: look now."""
+        self._hurry.set()
+
+    async def round(self) -> list[Suspicion]:
+        """One comparison; what was repaired. Raises ``DockerUnavailable``."""
+        docker_ids, docker_addresses = read_docker(await self._docker.own_networks())
+        reading = self._read(docker_ids, docker_addresses)
+        now = self._clock()
+        self._since = {found: self._since.get(found, self._first_seen(found, reading)) for found in suspicions(reading)}
+        repaired = []
+        for found, since in list(self._since.items()):
+            if now - since >= CONFIRMATION and await self._repair(found, reading):
+                repaired.append(found)
+                del self._since[found]
+        return repaired
+
+    def _read(self, docker_ids: frozenset[str], docker_addresses: frozenset[Address]) -> Reading:
+        own = {endpoint.endpoint_id: endpoint for endpoint in self._endpoints.of_node()}
+        assigned = {
+            each.address: each
+            for each in self._ipam.assignments(self._node)
+            if is_address_handle(each.handle, self._node)
+        }
+        reserved = {address for address in assigned if self._networks.is_auxiliary(address)}
+        return Reading(
+            docker_ids,
+            docker_addresses,
+            own,
+            assigned,
+            frozenset(reserved | {address for address in assigned if address in self._in_flight}),
+            frozenset(name for name in self._interfaces() if name.startswith(INTERFACE_PREFIX) and "-" not in name),
+        )
+
+    def _first_seen(self, found: Suspicion, reading: Reading) -> float:
+        """An endpoint that was written long ago, or lost its interface, has lasted already: it had one when written."""
+        if found.kind != "endpoint":
+            return self._clock()
+        endpoint = reading.endpoints[found.subject]
+        if endpoint.interface not in reading.interfaces:
+            return self._clock() - CONFIRMATION
+        return min(self._clock(), _seconds(endpoint.created))
+
+    async def _repair(self, found: Suspicion, reading: Reading) -> bool:
+        try:
+            if found.kind == "endpoint":
+                await self._remove_endpoint(reading.endpoints[found.subject], reading)
+            elif found.kind == "address":
+                await self._release(ip_interface(found.subject).ip, reading)
+            else:
+                await self._veths.schedule_delete(found.subject)
+        except CalicoError as error:
+            _log.warning("left over and not removed yet", what=found.kind, name=found.subject, reason=str(error))
+            return False
+        _log.info("removed what nothing used any more", what=found.kind, name=found.subject)
+        return True
+
+    async def _remove_endpoint(self, endpoint: Endpoint, reading: Reading) -> None:
+        await self._forget(endpoint)
+        for address in endpoint.addresses - reading.docker_addresses:
+            if not self._endpoints.holders(address) and address not in self._in_flight:
+                await self._release(address, reading)
+
+    async def _release(self, address: Address, reading: Reading) -> None:
+        """As it was assigned when it was read: a new owner since then keeps it."""
+        assigned = reading.assigned.get(address)
+        if assigned is not None:
+            await self._ipam.release(address, handle=assigned.handle, sequence=assigned.sequence)
+
+
+def _seconds(timestamp: str) -> float:
+    """Since 1970, of an RFC 3339 time; now for one that is missing."""
+    try:
+        return datetime.fromisoformat(timestamp).astimezone(UTC).timestamp()
+    except ValueError:
+        return time.time()

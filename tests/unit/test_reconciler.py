@@ -1,0 +1,156 @@
+"""What a crash leaves behind is removed; what anybody may still use is not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calico_libnetwork.docker import messages
+from calico_libnetwork.docker.reconciler import CONFIRMATION, Reconciler, Suspicion
+from calico_libnetwork.errors import DockerUnavailable
+from calico_libnetwork.model.names import address_handle
+from tests.unit.docker_fakes import NODE, FakeDaemon, Host, running_host
+
+NETWORK = "a" * 64
+ENDPOINT = "b" * 64
+INTERFACE = "cali" + "b" * 11
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[Host]:
+    async with running_host(tmp_path, daemon=FakeDaemon(names={NETWORK: "net1"})) as running:
+        yield running
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def reconciling(host: Host, clock: Clock) -> Reconciler:
+    made = host.assembly.reconciler
+    made._clock = clock
+    return made
+
+
+async def start(host: Host) -> str:
+    """A container's endpoint, as Docker has it made; its address."""
+    requested = await host.drivers.ipam.request_address(messages.RequestAddress(pool_id="CalicoPoolIPv4"))
+    await host.drivers.network.create_endpoint(
+        messages.CreateEndpoint(
+            network_id=NETWORK,
+            endpoint_id=ENDPOINT,
+            interface=messages.EndpointInterface(address=requested.address),
+        )
+    )
+    return requested.address.partition("/")[0]
+
+
+def docker_lists(host: Host, address: str) -> None:
+    entry: dict[str, Any] = {"EndpointID": ENDPOINT, "IPv4Address": f"{address}/32", "IPv6Address": ""}
+    host.daemon.members["container"] = entry
+
+
+async def test_an_endpoint_that_docker_lists_stays(host: Host, reconciling: Reconciler, clock: Clock) -> None:
+    docker_lists(host, await start(host))
+    await reconciling.round()
+    clock.now += CONFIRMATION
+    assert await reconciling.round() == []
+    assert len(await host.endpoints()) == 1
+
+
+async def test_an_endpoint_of_a_dead_daemon_goes_with_address_and_interface(
+    host: Host, reconciling: Reconciler, clock: Clock
+) -> None:
+    address = await start(host)
+    assert await reconciling.round() == []
+    clock.now += CONFIRMATION
+    assert await reconciling.round() == [Suspicion("endpoint", ENDPOINT)]
+    assert await host.endpoints() == []
+    assert INTERFACE not in host.veths.present
+    assert host.ipam.assignment(ip_address(address)) is None
+
+
+async def test_an_endpoint_without_an_interface_goes_at_once(host: Host, reconciling: Reconciler) -> None:
+    await start(host)
+    host.veths.present.clear()
+    assert await reconciling.round() == [Suspicion("endpoint", ENDPOINT)]
+
+
+async def test_an_address_that_docker_still_shows_is_not_released(
+    host: Host, reconciling: Reconciler, clock: Clock
+) -> None:
+    """Somebody deleted the interface by hand; Docker will release the address when the container ends."""
+    address = await start(host)
+    host.veths.present.clear()
+    docker_lists(host, address)
+    host.daemon.members["container"]["EndpointID"] = "another"
+    await reconciling.round()
+    clock.now += CONFIRMATION
+    await reconciling.round()
+    assert host.ipam.assignment(ip_address(address)) is not None
+
+
+async def test_a_daemon_that_does_not_answer_is_no_evidence(host: Host, reconciling: Reconciler, clock: Clock) -> None:
+    await start(host)
+    host.daemon.names = None
+    for _ in range(2):
+        with pytest.raises(DockerUnavailable):
+            await reconciling.round()
+        clock.now += CONFIRMATION
+    assert len(await host.endpoints()) == 1
+
+
+async def test_a_leaked_address_is_released_once_it_has_lasted(
+    host: Host, reconciling: Reconciler, clock: Clock
+) -> None:
+    address = await host.ipam.auto_assign(4, handle=address_handle(NODE, "lost"), attributes={"node": NODE})
+    assert await reconciling.round() == []
+    clock.now += CONFIRMATION
+    assert await reconciling.round() == [Suspicion("address", str(address))]
+    assert host.ipam.assignment(address) is None
+
+
+async def test_a_requested_address_is_not_leaked(host: Host, reconciling: Reconciler, clock: Clock) -> None:
+    requested = await host.drivers.ipam.request_address(messages.RequestAddress(pool_id="CalicoPoolIPv4"))
+    await reconciling.round()
+    clock.now += CONFIRMATION
+    assert await reconciling.round() == []
+    assert host.ipam.assignment(ip_address(requested.address.partition("/")[0])) is not None
+
+
+async def test_an_address_of_somebody_elses_handle_is_left_alone(
+    host: Host, reconciling: Reconciler, clock: Clock
+) -> None:
+    address = await host.ipam.auto_assign(4, handle="vxlan-tunnel-addr-host-1", attributes={"node": NODE})
+    await reconciling.round()
+    clock.now += CONFIRMATION
+    assert await reconciling.round() == []
+    assert host.ipam.assignment(address) is not None
+
+
+async def test_an_interface_without_an_endpoint_goes(host: Host, reconciling: Reconciler, clock: Clock) -> None:
+    await start(host)
+    docker_lists(host, "10.65.0.1")
+    spec = host.veths.present[INTERFACE]
+    host.veths.present["cali0000000000a"] = replace(spec, host_name="cali0000000000a")
+    host.veths.present["eth0"] = spec
+    await reconciling.round()
+    clock.now += CONFIRMATION
+    assert await reconciling.round() == [Suspicion("interface", "cali0000000000a")]
+    assert host.veths.present.keys() == {INTERFACE, "eth0"}
