@@ -174,7 +174,7 @@ class Lab:
 
             links = await self.stack.enter_async_context(Links(kernel, on_change))
         routes.append(Routes(kernel, links))
-        bird = Bird(self.directory / name, command=("nsenter", f"--net={namespace.path}", "bird"))
+        bird = self.bird(name, namespace)
         await self.stack.enter_async_context(bird)
         made = Host(
             name=name,
@@ -189,6 +189,13 @@ class Lab:
         for key, resource in self.resources.items():
             made.router.update(key, resource)
         return made
+
+    def bird(self, directory: str, namespace: Namespace) -> Bird:
+        return Bird(
+            self.directory / directory,
+            command=("nsenter", f"--net={namespace.path}", "bird"),
+            namespace=Path(namespace.path),
+        )
 
     def tell(self, *resources: Any) -> None:
         for resource in resources:

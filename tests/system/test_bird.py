@@ -257,7 +257,7 @@ async def test_stopping_leaves_routes_everywhere_and_the_next_start_takes_over(l
         await a.bird.__aexit__(None, None, None)
         assert a.bird.pid is None
         assert a.route("10.66.1.0/26")
-        again = Bird(lab.directory / "a", command=("nsenter", f"--net={a.namespace.path}", "bird"))
+        again = lab.bird("a", a.namespace)
         async with again:
             a.bird = again
             await a.sync()
@@ -273,7 +273,7 @@ async def test_a_bird_left_by_a_killed_process_is_replaced(lab: Lab) -> None:
     a, _ = await mesh(lab, "ab")
     left = a.bird.pid
     assert left is not None
-    again = Bird(lab.directory / "a", command=("nsenter", f"--net={a.namespace.path}", "bird"))
+    again = lab.bird("a", a.namespace)
     supervision = a.bird._supervision
     assert supervision is not None
     supervision.cancel()
@@ -318,7 +318,7 @@ async def test_a_first_configuration_that_is_refused_starts_nothing(lab: Lab) ->
     missing = Bird(lab.directory / "x", command=("bird-that-is-not-installed",))
     async with missing:
         with pytest.raises(DataplaneError, match="install bird2"):
-            await missing.configure("")
+            await missing.configure("router id 1.1.1.1;")
 
 
 async def test_whoever_holds_port_179_is_named_and_its_end_noticed(lab: Lab) -> None:
@@ -345,16 +345,51 @@ async def test_whoever_holds_port_179_is_named_and_its_end_noticed(lab: Lab) -> 
     await a.established("Mesh_10_0_0_2")
 
 
-async def test_a_distribution_bird_is_named_with_the_command_to_stop_it(lab: Lab, tmp_path: Path) -> None:
+async def test_a_distribution_bird_is_named_with_the_command_to_stop_it(lab: Lab) -> None:
+    """Debian starts one with the package; its kernel protocol would delete our routes, and ours its."""
     lab.tell(*POOLS, *(node(name, ADDRESSES[name][0]) for name in "ab"))
     a = await lab.host("a", ADDRESSES["a"][0], setting="bird")
-    other = Bird(tmp_path / "distribution", command=a.bird._command)
+    other = lab.bird("distribution", a.namespace)
     async with other:
-        await other.configure(
-            "log stderr all; router id 1.1.1.1; protocol device {}\n"
-            "protocol bgp x { local as 1; neighbor 10.0.0.99 as 2; multihop; ipv4 { import all; export none; }; }\n"
+        await other.configure("log stderr all; router id 1.1.1.1; protocol device {}\n")
+        with pytest.raises(DataplaneError) as refused:
+            await a.sync()
+        assert str(refused.value) == (
+            f"another BIRD (pid {other.pid}) runs on this host, and two of them delete each other's routes;"
+            " if it is the distribution's: systemctl disable --now bird"
         )
-        await a.sync()
-        await a.bird.check()
-        assert a.bird.problem.startswith(f"TCP port 179 is held by bird (pid {other.pid})")
-        assert a.bird.problem.endswith("systemctl disable --now bird")
+        assert a.bird.pid is None
+    await a.sync()
+    assert a.bird.pid is not None
+
+
+async def test_routes_left_by_an_earlier_process_go_when_bird_is_not_wanted_now(lab: Lab) -> None:
+    a, b = await mesh(lab, "ab")
+    b.claim("10.66.1.0/26")
+    b.claim("fd66::/122")
+    await a.routed("10.66.1.0/26", "via")
+    await a.routed("fd66::/122", "via")
+    await a.bird.__aexit__(None, None, None)
+    a.namespace.run("ip", "route", "add", "192.0.2.0/24", "via", "10.0.0.254")
+    again = lab.bird("a", a.namespace)
+    async with again:
+        await again.configure(None)
+        assert again.pid is None
+    assert a.route("10.66.1.0/26") == ""
+    assert a.route("fd66::/122") == ""
+    assert a.route("192.0.2.0/24")
+
+
+async def test_what_is_wanted_runs_and_problems_are_said(lab: Lab) -> None:
+    a, b = await mesh(lab, "ab")
+    await a.bird.configure(None)
+    keeper = asyncio.create_task(a.bird.run())
+    a.bird.want("this is no configuration;")
+    await until(lambda: "syntax error" in a.bird.problem)
+    a.bird.want(a.router.desired().bird)
+    await until(lambda: a.bird.problem == "" and a.bird.pid is not None)
+    await b.established(*session_names(1))
+    a.bird.want(None)
+    await until(lambda: a.bird.pid is None)
+    keeper.cancel()
+    await asyncio.gather(keeper, return_exceptions=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from calico_libnetwork.datastore.initialise import AUTODETECTED
 from calico_libnetwork.model.documents import Document
 from calico_libnetwork.routing.cluster import RoutedPool
 from calico_libnetwork.routing.mode import decide
@@ -14,7 +15,7 @@ from calico_libnetwork.routing.node import NodeWishes, conflicts, desired_node, 
 from tests.unit.routing_objects import member
 
 DETECTED: dict[Any, Any] = {4: ipaddress.ip_interface("10.0.0.1/24"), 6: ipaddress.ip_interface("fd00::1/64")}
-MARK = "calico-libnetwork/detected-addresses"
+MARK = AUTODETECTED  # the first start writes the same
 
 
 def wishes(**fields: Any) -> NodeWishes:

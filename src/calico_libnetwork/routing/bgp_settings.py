@@ -11,6 +11,7 @@ from typing import Any
 from calico_libnetwork.model.resources import BGPConfiguration
 from calico_libnetwork.routing.cluster import Finding, IPNetwork, parse_as_number
 
+BGP_PORT = 179
 DEFAULT_AS_NUMBER = 64512
 NODE_PREFIX = "node."
 

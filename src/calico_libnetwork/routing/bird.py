@@ -22,12 +22,14 @@ from typing import Self
 import structlog
 
 from calico_libnetwork.errors import DataplaneError
-from calico_libnetwork.routing.bird_config import KERNEL_PROTOCOLS, without_persistence
+from calico_libnetwork.routing.bgp_settings import BGP_PORT
+from calico_libnetwork.routing.bird_config import CLEARING, KERNEL_PROTOCOLS, without_persistence
 from calico_libnetwork.routing.bird_control import BirdControl, BirdStatus
-from calico_libnetwork.routing.port_holder import BGP_PORT, port_conflict
+from calico_libnetwork.routing.bird_rivals import foreign_bird, port_conflict
 
 STOP_SECONDS = 5.0
 START_SECONDS = 5.0
+CHECK_SECONDS = 10.0
 _CRASH_LOOP_SECONDS = 1.0
 _NO_SOCKET = "No listening socket"
 _LEVELS = {"<WARN>": "warning", "<ERR>": "error", "<FATAL>": "error", "<BUG>": "error", "<INFO>": "info"}
@@ -36,23 +38,33 @@ log = structlog.get_logger()
 
 
 class Bird:
-    """``configure`` starts, reconfigures and, with None, ends it; ``command`` is what runs BIRD.
+    """Use as a context. ``want`` what is to run, and ``run`` keeps it so; ``command`` is what runs BIRD.
 
-    ``restarts`` counts how often it died by itself. ``problem`` is "" or one sentence.
+    ``restarts`` counts how often it died by itself. ``problem`` is "" or one sentence for the user.
     """
 
-    def __init__(self, directory: Path, *, command: Sequence[str] = ("bird",)) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        command: Sequence[str] = ("bird",),
+        namespace: Path = Path("/proc/self/ns/net"),
+    ) -> None:
         self._command = tuple(command)
+        self._namespace = namespace
         self._directory = directory
         self._configuration = directory / "bird.conf"
         self._candidate = directory / "bird.conf.new"
         self._socket = directory / "bird.ctl"
         self._pid_file = directory / "bird.pid"
-        self._text: str | None = None
+        self._text: str | None = ""  # neither None nor any configuration: what runs is not known yet
         self._process: asyncio.subprocess.Process | None = None
         self._started = asyncio.Event()
         self._supervision: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
+        self._wanted: str | None = None
+        self._port = BGP_PORT
+        self._wake = asyncio.Event()
         self.restarts = 0
         self.problem = ""
 
@@ -71,6 +83,31 @@ class Bird:
         async with self._turn:
             await self._stop("graceful restart")
 
+    def want(self, text: str | None, *, port: int = BGP_PORT) -> None:
+        """``text``: the configuration, None for no BIRD. ``port``: where it listens."""
+        if (text, port) != (self._wanted, self._port):
+            self._wanted, self._port = text, port
+            self._wake.set()
+
+    async def run(self) -> None:
+        """For ever: what is wanted, within the moment it is; and a look at the running BIRD every so often."""
+        while True:
+            self._wake.clear()
+            before, self.problem = self.problem, await self._attempt()
+            if self.problem and self.problem != before:
+                log.error("BIRD", problem=self.problem)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await self._wake.wait()
+
+    async def _attempt(self) -> str:
+        try:
+            await self.configure(self._wanted)
+            await self.check(self._port)
+        except DataplaneError as error:
+            return str(error)
+        return self.problem
+
     async def configure(self, text: str | None) -> None:
         """Makes ``text`` the running configuration, if it is another; None takes all BIRD's routes back.
 
@@ -82,7 +119,7 @@ class Bird:
             if text is None:
                 await self._withdraw()
             elif self._supervision is None:
-                await self._start(text)
+                await self._start(text, recover=self._configuration.exists())
             else:
                 await self._reconfigure(text)
             self._text = text
@@ -94,20 +131,25 @@ class Bird:
         async with BirdControl(self._socket) as control:
             return await control.status()
 
-    async def check(self, port: int = 0) -> None:
+    async def check(self, port: int = BGP_PORT) -> None:
         """Finds out whether BIRD could not listen, names who is in the way, and tries again once nobody is."""
         status = await self.status()
         if status is None or self.pid is None or not any(_NO_SOCKET in session.info for session in status.sessions):
             self.problem = ""
             return
         pid = self.pid
-        self.problem = await asyncio.to_thread(lambda: port_conflict(port or BGP_PORT, own_pid=pid) or "")
+        self.problem = await asyncio.to_thread(lambda: port_conflict(port, own_pid=pid) or "")
         if not self.problem:
             async with self._turn, BirdControl(self._socket) as control:
                 await control.ask("configure")
 
-    async def _start(self, text: str) -> None:
-        recover = self._configuration.exists()
+    async def _start(self, text: str, *, recover: bool) -> None:
+        other = await asyncio.to_thread(foreign_bird, self._namespace)
+        if other is not None:
+            raise DataplaneError(
+                f"another BIRD (pid {other}) runs on this host, and two of them delete each other's routes;"
+                " if it is the distribution's: systemctl disable --now bird"
+            )
         await asyncio.to_thread(_write, self._candidate, text)
         await self._verify()
         self._candidate.replace(self._configuration)
@@ -142,8 +184,11 @@ class Bird:
             await control.ask("configure")
 
     async def _withdraw(self) -> None:
-        if self._text is not None and self.pid is not None:
+        """Also the routes that a BIRD of an earlier process has left."""
+        if self._supervision is not None and self._text:
             await self._reconfigure(without_persistence(self._text))
+        elif self._configuration.exists():
+            await self._start(CLEARING, recover=False)
         await self._stop("down")
         self._configuration.unlink(missing_ok=True)
 

@@ -28,6 +28,15 @@ RECOVERY_SECONDS = 30
 _PERSISTENT = f"  learn; persist; scan time {SCAN_SECONDS}; graceful restart; merge paths on;"
 _IGNORED_INTERFACES = ("cali*", "docker*", "br-*", "veth*", "vxlan*", "tunl0")
 
+CLEARING = """\
+log stderr all;
+router id 0.0.0.1;
+protocol device { }
+protocol kernel kernel4 { learn; ipv4 { import none; export none; }; }
+protocol kernel kernel6 { learn; ipv6 { import none; export none; }; }
+"""
+"""A BIRD that knows no route and so removes those that another left in the kernel."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BirdInput:

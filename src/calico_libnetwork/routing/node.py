@@ -21,7 +21,7 @@ from calico_libnetwork.routing.cluster import (
     Member,
 )
 
-DETECTED_ANNOTATION = "calico-libnetwork/detected-addresses"
+DETECTED_ANNOTATION = "calico-libnetwork/autodetected"
 _FIELDS: Mapping[Family, str] = {4: "ipv4Address", 6: "ipv6Address"}
 
 
@@ -122,6 +122,8 @@ def _without_empty(node: Document, spec: Document, bgp: Document, annotations: D
     """Calico refuses an empty ``bgp``; an empty map of annotations is never written."""
     if not bgp:
         del spec["bgp"]
-    if not annotations:
+    if annotations:
+        node["metadata"]["annotations"] = dict(sorted(annotations.items()))
+    else:
         del node["metadata"]["annotations"]
     return node

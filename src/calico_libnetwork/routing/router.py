@@ -26,6 +26,7 @@ from calico_libnetwork.model.resources import (
     WorkloadEndpoint,
 )
 from calico_libnetwork.routing.bgp_settings import (
+    BGP_PORT,
     NODE_PREFIX,
     BgpSettings,
     SecretReference,
@@ -66,7 +67,8 @@ KINDS = ("Node", "IPPool", "BGPConfiguration", "BGPPeer", "BGPFilter", "FelixCon
 class Routing:
     """What this host needs to reach the others.
 
-    ``routes``: by destination, all but the workloads' own. ``bird``: its configuration, None for no BIRD.
+    ``routes``: by destination, all but the workloads' own. ``bird``: its configuration, None for no BIRD;
+    ``bgp_port``: where it listens.
     ``tunnels_wanted``: kinds of tunnel address this node must have (``vxlan4``, ``vxlan6``, ``ipip4``); the others are
     released. ``workload_mtu``: what fits through every encapsulation in use, 0 as long as the uplink is unknown.
     """
@@ -74,6 +76,7 @@ class Routing:
     routes: Mapping[IPNetwork, Route] = field(default_factory=dict)
     decision: Decision = field(default_factory=lambda: Decision("direct", "nothing is known yet"))
     bird: str | None = field(default=None, repr=False)
+    bgp_port: int = BGP_PORT
     sessions: tuple[Session, ...] = ()
     vxlan: VxlanState = field(default_factory=VxlanState)
     tunnels_wanted: frozenset[str] = frozenset()
@@ -143,6 +146,20 @@ class Router:
             self._uplinks = dict(uplinks)
             self._stale = True
 
+    @property
+    def uplinks(self) -> Mapping[Family, Uplink]:
+        return self._uplinks
+
+    def set_ipip_supported(self, supported: bool) -> None:
+        """Whether this kernel has IPIP; until said, it has not."""
+        if supported != self._ipip_supported:
+            self._ipip_supported = supported
+            self._stale = True
+
+    @property
+    def has_ipip_pools(self) -> bool:
+        return any(pool.ipip != "Never" for pool in self._pools.values())
+
     def set_passwords(self, passwords: Mapping[SecretReference, str]) -> None:
         """Those of ``secrets_wanted`` that are known."""
         if passwords != self._passwords:
@@ -201,6 +218,7 @@ class Router:
             routes=self._routing.routes,
             decision=decision,
             bird=bird,
+            bgp_port=settings.port_of(self._node) or BGP_PORT,
             sessions=found_sessions if decision.mode == "bird" else (),
             vxlan=vxlan,
             tunnels_wanted=self._tunnels_wanted(),
@@ -316,7 +334,7 @@ class Router:
         return any(pool.family == family and pool.vxlan != "Never" for pool in self._pools.values())
 
     def _uses_ipip(self) -> bool:
-        return self._ipip_supported and any(pool.ipip != "Never" for pool in self._pools.values())
+        return self._ipip_supported and self.has_ipip_pools
 
     def _tunnels_wanted(self) -> frozenset[str]:
         wanted = {f"vxlan{family}" for family in FAMILIES if family in self.own.interfaces and self._uses_vxlan(family)}

@@ -1,4 +1,4 @@
-"""Who listens on BGP's port, when it is not our BIRD."""
+"""Who is in our BIRD's way: another BIRD in the same network namespace, or whoever listens on BGP's port."""
 
 from __future__ import annotations
 
@@ -6,9 +6,18 @@ import contextlib
 import os
 from pathlib import Path
 
-BGP_PORT = 179
 _LISTENING = "0A"
-_DISTRIBUTION_BIRD = ("bird", "bird6")
+_BIRD_NAMES = ("bird", "bird6")
+
+
+def foreign_bird(namespace: Path, *, proc: Path = Path("/proc")) -> int | None:
+    """The process id of a BIRD that runs in this network namespace."""
+    for directory in proc.iterdir():
+        with contextlib.suppress(OSError):  # a process that ended meanwhile is in nobody's way
+            is_bird = directory.name.isdigit() and _name(directory) in _BIRD_NAMES
+            if is_bird and (directory / "ns" / "net").samefile(namespace):
+                return int(directory.name)
+    return None
 
 
 def port_conflict(port: int, *, own_pid: int, proc: Path = Path("/proc")) -> str | None:
@@ -25,10 +34,10 @@ def port_conflict(port: int, *, own_pid: int, proc: Path = Path("/proc")) -> str
 
 
 def _sentence(port: int, name: str, pid: str) -> str:
-    text = f"TCP port {port} is held by {name} (pid {pid}), so BIRD cannot listen for its peers"
-    if name in _DISTRIBUTION_BIRD:
-        return f"{text}; if that is the distribution's BIRD: systemctl disable --now bird"
-    return f"{text}; stop it, or set listenPort in BGPConfiguration(default)"
+    return (
+        f"TCP port {port} is held by {name} (pid {pid}), so BIRD cannot listen for its peers;"
+        " stop it, or set listenPort in BGPConfiguration(default)"
+    )
 
 
 def _listening_inodes(port: int, directory: Path) -> set[str]:
