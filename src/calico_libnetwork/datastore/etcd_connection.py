@@ -253,7 +253,8 @@ def translated(error: grpc.aio.AioRpcError, description: str) -> DatastoreError:
     """What a failed call means to a user."""
     details = error.details() or ""
     if error.code() in _UNANSWERED:
-        reason = details.rpartition("last error: ")[2] or error.code().name
+        last = details.rpartition("last error: ")[2]
+        reason = last.removeprefix("UNKNOWN: ").removeprefix("UNAVAILABLE: ").removesuffix(": OK") or error.code().name
         return DatastoreUnavailable(f"{description} does not answer: {reason}")
     if "has been compacted" in details:
         return Compacted(f"{description} has forgotten this revision")

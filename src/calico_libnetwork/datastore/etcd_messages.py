@@ -35,7 +35,7 @@ def prefix_range(prefix: str) -> tuple[bytes, bytes]:
     """First key and end of the range of ``prefix``; "" is every key."""
     first = encode_key(prefix)
     kept = first.rstrip(b"\xff")
-    return (first, kept[:-1] + bytes([kept[-1] + 1])) if kept else (b"\0", b"\0")
+    return first or b"\0", kept[:-1] + bytes([kept[-1] + 1]) if kept else b"\0"
 
 
 def ranges_of_keys(keys: Sequence[str], revision: int = 0) -> pb.TxnRequest:
