@@ -70,8 +70,8 @@ def check(values: Mapping[str, bytes], *, now: int) -> Report:
         report.problems += (Finding("malformed", block.cidr, text) for text in _contradictions(block, now))
     report.problems += _overlaps(found)
     sound = [block for block in found if not any(_contradictions(block, now))]
-    users = _users(values)
-    _compare_use(report, sound, users, list(_active_pools(values, report)))
+    in_use = users(values)
+    _compare_use(report, sound, in_use, list(_active_pools(values, report)))
     _compare_handles(report, sound, values)
     report.remarks += _affinities(sound, values)
     return report
@@ -127,16 +127,16 @@ def _overlaps(found: list[Block]) -> Iterator[Finding]:
             previous = network
 
 
-def _users(values: Mapping[str, bytes]) -> dict[Address, list[str]]:
+def users(values: Mapping[str, bytes]) -> dict[Address, list[str]]:
     """Addresses of endpoints and node tunnels, with the keys that name them."""
-    users: dict[Address, list[str]] = defaultdict(list)
+    found: dict[Address, list[str]] = defaultdict(list)
     for key, value in values.items():
         for text in _addresses(key, value):
             try:
-                users[ip_interface(text).ip].append(key)
+                found[ip_interface(text).ip].append(key)
             except ValueError:
                 continue
-    return users
+    return found
 
 
 def _addresses(key: str, value: bytes) -> Iterator[str]:
