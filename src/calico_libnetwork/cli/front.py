@@ -39,7 +39,8 @@ async def serve(config: Config, *, plugin_only: bool) -> None:
         await plugin.start()
         _log.info("listening", version=__version__, node=config.nodename, datastore=config.datastore_type)
         _notify("READY=1")
-        daemon = importlib.import_module("calico_libnetwork.cli.daemon")
+        # in a thread, since importing takes longer than everything before it and calls come meanwhile
+        daemon = await asyncio.to_thread(importlib.import_module, "calico_libnetwork.cli.daemon")
         await daemon.Daemon(config, settings, plugin, scope, plugin_only=plugin_only).run(stop)
     finally:
         _notify("STOPPING=1")
