@@ -87,7 +87,9 @@ class Namespace:
 
 def _end(process: subprocess.Popen[str]) -> None:
     process.kill()
-    process.communicate()
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 @pytest.fixture(autouse=True)

@@ -100,8 +100,7 @@ def routed(namespace: Namespace, workloads: Workloads, number: int) -> Namespace
     namespace.run("ip", "link", "add", f"cali{number}", "type", "veth", "peer", "name", f"temp{number}")
     namespace.run("ip", "link", "set", f"cali{number}", "up")
     namespace.run("ip", "route", "add", f"10.65.0.{number}", "dev", f"cali{number}")
-    if number == 1:
-        namespace.run("ip", "route", "add", "169.254.1.1", "dev", "lo")
+    namespace.run("ip", "route", "replace", "169.254.1.1", "dev", "lo")
     sysctl.write(f"ipv4/conf/cali{number}/proxy_arp", "1")
     sysctl.write(f"ipv4/neigh/cali{number}/proxy_delay", "0")
     return workloads.attach(f"temp{number}", addresses=(f"10.65.0.{number}/32",))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
 
 from calico_libnetwork.dataplane import nft as nft_module
+from calico_libnetwork.dataplane import sysctl
 from calico_libnetwork.dataplane.nft import Nft
 from calico_libnetwork.dataplane.nftables import TableWriter
 from calico_libnetwork.dataplane.table import Chain, SetSpec, Table
 from calico_libnetwork.errors import DataplaneError
-from tests.system.conftest import Namespace
+from tests.system.conftest import Namespace, Workloads
+from tests.system.test_docker_firewall import routed
 
 FORWARD = "type filter hook forward priority filter - 1; policy accept;"
 NAT = "type nat hook postrouting priority srcnat + 10; policy accept;"
@@ -228,6 +231,34 @@ async def test_endpoint_more_among_ten_thousand_takes_milliseconds(namespace: Na
     assert sorted(durations)[10] < 0.010
     async with Nft() as restarted:
         assert await TableWriter(restarted, writer.table).apply() is False
+
+
+async def test_table_replaced_under_a_ping_flood_loses_no_packet(
+    namespace: Namespace, nft: Nft, workloads: Workloads
+) -> None:
+    """And lets nothing through in between: a second flood, which is not allowed, stays unanswered."""
+    sysctl.enable_forwarding(ipv6=False)
+    allowed, refused = (routed(namespace, workloads, number) for number in (0, 1))
+    table = filled(1)
+    table.chains.want("sig_a", Chain(("accept",)))
+    writer = TableWriter(nft, table)
+    await writer.apply()
+    outside = workloads.namespace()
+    namespace.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
+    namespace.run("ip", "link", "set", "eth1", "netns", outside.path)
+    namespace.run("ip", "link", "set", "eth0", "up")
+    namespace.run("ip", "addr", "add", "192.0.2.2/24", "dev", "eth0")
+    outside.run("ip", "link", "set", "eth1", "up")
+    outside.run("ip", "addr", "add", "192.0.2.3/24", "dev", "eth1")
+    outside.run("ip", "route", "add", "default", "via", "192.0.2.2")
+    floods = [source.start("ping", "-q", "-i", "0.002", "-w", "2", "192.0.2.3") for source in (allowed, refused)]
+    for number in range(30):
+        table.sets.want("changing", SetSpec("set", f"type ipv4_addr; size {1000 + number};"))
+        await writer.apply()
+        await asyncio.sleep(0.03)
+    reports = [await asyncio.to_thread(lambda f=flood: f.communicate()[0]) for flood in floods]  # type: ignore[misc]
+    assert " 0% packet loss" in reports[0]
+    assert " 0 received" in reports[1]
 
 
 async def test_without_the_library_a_child_does_the_same(nft: Nft, monkeypatch: pytest.MonkeyPatch) -> None:

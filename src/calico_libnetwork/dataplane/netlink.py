@@ -33,7 +33,7 @@ _SO_RCVBUFFORCE = 33
 _EXTENDED_ACK_TEXT = 1
 _ATTRIBUTE_KIND = 0x3FFF  # without the flags "nested" and "network byte order"
 _BATCH_REQUESTS, _BATCH_BYTES = 128, 65536
-_RECEIVE_BYTES = 262144
+_RECEIVE_BYTES = 32768  # what the kernel fills at most in one datagram
 _DUMP_ATTEMPTS = 8
 
 
@@ -103,7 +103,7 @@ class Socket:
     """A netlink socket for requests; not safe to share between threads."""
 
     def __init__(self, protocol: int) -> None:
-        self._socket = _open(protocol, receive_bytes=4 * _RECEIVE_BYTES)
+        self._socket = _open(protocol, receive_bytes=1 << 20)
         self._sequence = 0
         self.port: int = self._socket.getsockname()[0]
 

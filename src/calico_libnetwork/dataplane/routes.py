@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
-from calico_libnetwork.dataplane import rtnetlink
+from calico_libnetwork.dataplane import rtnetlink, sysctl
 from calico_libnetwork.dataplane.delta import Delta
 from calico_libnetwork.dataplane.kernel import Failure, Kernel
 from calico_libnetwork.dataplane.links import Links
@@ -240,9 +240,6 @@ def _is_automatic(info: RouteInfo) -> bool:
 
 
 def _read(kernel: Socket) -> list[RouteInfo]:
-    messages = [
-        message
-        for family in (socket.AF_INET, socket.AF_INET6)
-        for message in kernel.dump(*rtnetlink.list_routes(family))
-    ]
+    families = (socket.AF_INET, socket.AF_INET6) if sysctl.ipv6_available() else (socket.AF_INET,)
+    messages = [message for family in families for message in kernel.dump(*rtnetlink.list_routes(family))]
     return [info for info in map(rtnetlink.parse_route, messages) if info is not None]

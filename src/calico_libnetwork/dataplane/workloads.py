@@ -108,9 +108,8 @@ class Workloads:
         if self._routes.stale:
             await self._routes.read()
         failures = await self._forget_leaving()
-        failures += await self._routes.apply()
-        failures += await self._neighbours.apply()
-        failures += await self._configure()
+        for written in await asyncio.gather(self._routes.apply(), self._neighbours.apply(), self._configure()):
+            failures += written
         return failures
 
     async def drain(self) -> None:
