@@ -17,7 +17,7 @@ from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip
 from typing import Any
 
 from calico_libnetwork.datastore.protocol import Datastore, Listing, Put, Transaction, absent, unchanged
-from calico_libnetwork.errors import ConfigError, Conflict
+from calico_libnetwork.errors import ConfigError, Conflict, NotFound
 from calico_libnetwork.model import documents, kinds
 from calico_libnetwork.model.documents import Document, new_document
 from calico_libnetwork.model.kinds import KINDS, ResourceKey
@@ -80,6 +80,21 @@ async def initialise(datastore: Datastore, settings: FirstStart) -> Started:
     return await _settle(
         datastore, _READ, lambda found: _plan(found, settings), lambda found: _remarks(found, settings)
     )
+
+
+async def set_ready(datastore: Datastore, *, ready: bool) -> None:
+    """Locks or unlocks the datastore by ``datastoreReady``. Raises ``NotFound`` where nothing was initialised."""
+    for _ in range(_ATTEMPTS):
+        listing = await datastore.get([_CLUSTER.path])
+        if not listing.items:
+            raise NotFound(f"{_CLUSTER} does not exist: there is no cluster in {datastore.description} yet")
+        (item,) = listing.items
+        document = documents.decode(item.value)
+        changed = document | {"spec": (document.get("spec") or {}) | {"datastoreReady": ready}}
+        put = Put(item.key, documents.encode(changed))
+        if (await datastore.commit(Transaction([unchanged(item)], [put]))).succeeded:
+            return
+    raise Conflict(f"{_CLUSTER} was changed by others {_ATTEMPTS} times in a row; try again")
 
 
 async def _settle(
