@@ -66,7 +66,7 @@ def test_file_on_disk(tmp_path: Path) -> None:
     path.write_text(GOOD)
     assert (read(path) or {})["datastore_type"] == "etcdv3"
     path.write_bytes(b"\xff")
-    with pytest.raises(ConfigError, match="calicoctl.cfg cannot be read"):
+    with pytest.raises(ConfigError, match=r"calicoctl\.cfg cannot be read"):
         read(path)
-    with pytest.raises(ConfigError, match="cannot be read .Is a directory"):
+    with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
         read(tmp_path)
