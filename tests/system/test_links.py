@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Network, ip_address
 
 import pytest
 
+from calico_libnetwork.dataplane import links as links_module
 from calico_libnetwork.dataplane import rtnetlink
 from calico_libnetwork.dataplane.kernel import Kernel
 from calico_libnetwork.dataplane.links import LinkChanges, Links
@@ -120,3 +122,22 @@ async def test_lost_notifications_cost_one_new_listing(namespace: Namespace, ker
         assert "cali7" not in links.by_name
         assert links.is_up("cali39")
         await eventually(lambda: seen.all.routes and seen.all.neighbours)
+
+
+async def test_listing_does_not_undo_what_was_announced_meanwhile(
+    namespace: Namespace, kernel: Kernel, links: Links, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace.run("ip", "link", "add", "cali1", "type", "veth", "peer", "name", "temp1")
+    await eventually(lambda: "cali1" in links.by_name)
+    list_links = links_module._list_links
+
+    def slow_listing(socket: Socket) -> object:
+        listed = list_links(socket)
+        namespace.run("ip", "link", "set", "cali1", "up")
+        loop.call_soon_threadsafe(links.poll)
+        return listed
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(links_module, "_list_links", slow_listing)
+    await links.relist()
+    assert links.is_up("cali1")

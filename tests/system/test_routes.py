@@ -230,6 +230,22 @@ async def test_address_moves_between_interfaces_without_a_gap(namespace: Namespa
     assert len(routes(namespace, "cali2")) == 2
 
 
+async def test_routes_lost_with_a_devices_last_address_come_back(namespace: Namespace, host: Host) -> None:
+    """The kernel drops the device's IPv4 routes without announcing it."""
+    namespace.run("ip", "link", "add", "eth9", "up", "type", "bridge")
+    namespace.run("ip", "addr", "add", "192.0.2.1/24", "dev", "eth9")
+    host.links.poll()
+    via = Route(destination=ip_network("10.66.0.0/26"), interface="eth9", gateway=ip_address("192.0.2.9"))
+    host.routes.want(via)
+    await host.apply()
+    host.changed.clear()
+    namespace.run("ip", "addr", "del", "192.0.2.1/24", "dev", "eth9")
+    assert "10.66.0.0/26" not in " ".join(routes(namespace))
+    await host.change()
+    await host.apply()
+    assert "10.66.0.0/26 via 192.0.2.9 dev eth9 proto 80 onlink" in " ".join(routes(namespace)).replace("linkdown ", "")
+
+
 async def test_one_impossible_route_does_not_stop_the_others(namespace: Namespace, host: Host) -> None:
     add_veth(namespace, 1)
     host.want(1)

@@ -69,6 +69,7 @@ class Links:
         self._addresses: set[AddressInfo] = set()
         self._subscription: Subscription | None = None
         self._listing: asyncio.Task[None] | None = None
+        self._held: list[Message] | None = None
 
     @property
     def by_name(self) -> Mapping[str, LinkInfo]:
@@ -109,8 +110,11 @@ class Links:
             return
         messages, lost = self._subscription.read()
         changes = LinkChanges()
-        for message in messages:
-            self._take(message, changes)
+        if self._held is None:
+            for message in messages:
+                self._take(message, changes)
+        else:
+            self._held += messages
         if lost:
             self._relist()
         if changes:
@@ -127,12 +131,18 @@ class Links:
             self._listing = asyncio.create_task(self.relist(), name="list links again")
 
     async def _list(self, changes: LinkChanges) -> None:
-        links, addresses = await self._kernel.run(_list_links)
-        self._addresses = addresses
+        """What is announced meanwhile may be newer than the listing, and is taken in after it."""
+        self._held = []
+        try:
+            links, self._addresses = await self._kernel.run(_list_links)
+        finally:
+            held, self._held = self._held, None
         for name in self._by_name.keys() - {link.name for link in links}:
             self._forget(name, changes)
         for link in links:
             self._see(link, changes)
+        for message in held:
+            self._take(message, changes)
 
     def _take(self, message: Message, changes: LinkChanges) -> None:
         kind = message.kind
@@ -163,6 +173,7 @@ class Links:
             self._addresses.add(address)
         else:
             self._addresses.discard(address)
+            changes.routes |= address.address.version == 4  # with a device's last one, its routes go unannounced
         changes.addresses = True
 
     def _neighbour_matters(self, message: Message) -> bool:

@@ -204,7 +204,10 @@ class Workloads:
         for start in range(0, len(ready), _INTERFACES_PER_TURN):
             turn = {name: self._settings(name) for name in ready[start : start + _INTERFACES_PER_TURN]}
             failures += await self._kernel.run(_ensure_settings, turn)
-        return [failure for failure in failures if failure.interface in self._links.by_name]
+        self._links.poll()
+        failures = [failure for failure in failures if failure.interface in self._links.by_name]
+        self._to_configure.update(failure.interface for failure in failures)
+        return failures
 
     def _settings(self, interface: str) -> tuple[bool, bool]:
         """Whether the interface serves IPv6, and whether its endpoint may use foreign source addresses."""
