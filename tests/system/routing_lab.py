@@ -15,7 +15,6 @@ from calico_libnetwork.dataplane.addresses import first_found
 from calico_libnetwork.dataplane.kernel import Kernel
 from calico_libnetwork.dataplane.links import LinkChanges, Links
 from calico_libnetwork.dataplane.routes import RouteKey, Routes
-from calico_libnetwork.errors import DataplaneError
 from calico_libnetwork.routing.bird import Bird
 from calico_libnetwork.routing.bird_control import Protocol
 from calico_libnetwork.routing.cluster import FAMILIES
@@ -88,10 +87,7 @@ class Host:
         return " ".join(self.namespace.run("ip", family, "route", "show", "exact", destination).split())
 
     async def sessions(self) -> dict[str, Protocol]:
-        try:
-            status = await self.bird.status()
-        except DataplaneError:  # it is starting anew
-            return {}
+        status = await self.bird.status()
         return {} if status is None else {session.name: session for session in status.sessions}
 
     async def established(self, *names: str) -> None:

@@ -125,8 +125,8 @@ class Bird:
             self._text = text
 
     async def status(self) -> BirdStatus | None:
-        """None while BIRD is not wanted. Raises ``DataplaneError`` when it does not answer."""
-        if self._supervision is None:
+        """None while no BIRD is up. Raises ``DataplaneError`` when it does not answer."""
+        if not self._started.is_set():
             return None
         async with BirdControl(self._socket) as control:
             return await control.status()
@@ -134,6 +134,9 @@ class Bird:
     async def check(self, port: int = BGP_PORT) -> None:
         """Finds out whether BIRD could not listen, names who is in the way, and tries again once nobody is."""
         status = await self.status()
+        if status is None and self._supervision is not None:
+            self.problem = "BIRD has ended and is being started again; its log says why"
+            return
         if status is None or self.pid is None or not any(_NO_SOCKET in session.info for session in status.sessions):
             self.problem = ""
             return
