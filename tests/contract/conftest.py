@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from calico_libnetwork.datastore.etcd import EtcdDatastore, EtcdSettings
 from calico_libnetwork.datastore.memory import MemoryDatastore
 from calico_libnetwork.datastore.protocol import Datastore
+from calico_libnetwork.datastore.remote import RemoteDatastore
+from calico_libnetwork.datastore.serve import serving
 from calico_libnetwork.datastore.sqlite import SqliteDatastore
 from tests.etcd_server import Certificates, EtcdServer
 
@@ -59,8 +63,22 @@ def etcd_with_password() -> Iterator[EtcdServer]:
     server.remove()
 
 
-@pytest.fixture(params=["memory", "sqlite", "etcd", "etcd-certificates", "etcd-password"])
+@asynccontextmanager
+async def _served(datastore: Datastore) -> AsyncGenerator[RemoteDatastore, None]:
+    """``datastore`` through a socket, as another process reaches it."""
+    with TemporaryDirectory(prefix="served-") as directory:
+        path = Path(directory) / "datastore.sock"
+        async with serving(datastore, path):
+            yield await RemoteDatastore.open(path)
+
+
+@pytest.fixture(params=["memory", "sqlite", "remote", "etcd", "etcd-certificates", "etcd-password"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Datastore, None]:
+    if request.param == "remote":
+        async with _served(MemoryDatastore()) as remote:
+            yield remote
+            await remote.close()
+        return
     datastore: Datastore
     match request.param:
         case "memory":

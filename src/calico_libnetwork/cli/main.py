@@ -16,8 +16,10 @@ _RESOURCES = "calico_libnetwork.cli.resources"
 _COMMANDS = {
     "apply": (_RESOURCES, "apply", "Create or update resources from files."),
     "create": (_RESOURCES, "create", "Create resources from files."),
+    "datastore": ("calico_libnetwork.cli.datastore", "datastore", "Move a cluster to another datastore."),
     "delete": (_RESOURCES, "delete", "Delete resources by name or from files."),
     "get": (_RESOURCES, "get", "Show resources as a table, YAML or JSON."),
+    "ipam": ("calico_libnetwork.cli.ipam", "ipam", "Look at and repair the assignment of addresses."),
     "replace": (_RESOURCES, "replace", "Replace existing resources from files."),
     "validate": (_RESOURCES, "validate", "Check files of resources without writing anything."),
     "status": ("calico_libnetwork.cli.status", "status", "Show whether everything works, on one screen."),

@@ -51,22 +51,9 @@ pass_session = click.make_pass_decorator(Session, ensure=True)
 
 
 async def open_datastore(config: Config) -> Datastore:
-    """gRPC is loaded for etcd alone."""
-    if config.datastore_type != "etcdv3":
-        return await _open_embedded(config.run_directory / SOCKET, config.state_directory / FILE)
-    from calico_libnetwork.datastore.etcd import EtcdDatastore
-    from calico_libnetwork.datastore.etcd_connection import EtcdSettings
-
-    return EtcdDatastore(
-        EtcdSettings(
-            endpoints=config.etcd_endpoints,
-            ca_cert_file=config.etcd_ca_cert_file,
-            cert_file=config.etcd_cert_file,
-            key_file=config.etcd_key_file,
-            username=config.etcd_username,
-            password=config.etcd_password,
-        )
-    )
+    if config.datastore_type == "etcdv3":
+        return open_etcd(config)
+    return await _open_embedded(config.run_directory / SOCKET, config.state_directory / FILE)
 
 
 def open_etcd(config: Config) -> Datastore:
