@@ -21,8 +21,10 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from tests.etcd_server import EtcdServer
 
 from calico_libnetwork.datastore.cache import Cache
+from calico_libnetwork.datastore.etcd import EtcdDatastore
 from calico_libnetwork.datastore.protocol import Datastore, Put, Transaction, absent
 from calico_libnetwork.datastore.sqlite import SqliteDatastore
 from calico_libnetwork.ipam import PREFIXES, Ipam
@@ -150,7 +152,19 @@ async def sqlite() -> AsyncGenerator[Datastore, None]:
             await store.close()
 
 
-STORES = {"sqlite": sqlite}
+@asynccontextmanager
+async def etcd() -> AsyncGenerator[Datastore, None]:
+    server = EtcdServer()
+    await asyncio.to_thread(server.start)
+    store = EtcdDatastore(server.settings())
+    try:
+        yield store
+    finally:
+        await store.close()
+        await asyncio.to_thread(server.remove)
+
+
+STORES = {"sqlite": sqlite, "etcd": etcd}
 
 
 def show(store: str, rates: dict[int, Rates]) -> Table:

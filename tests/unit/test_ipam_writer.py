@@ -137,6 +137,8 @@ async def test_refusal_rests_on_the_datastore_and_not_on_a_cache_that_lags(store
         await lagging.assign(address)
         await lagging.ipam.release(address)
         await fresh.assign(address)
+        assert await lagging.ipam.release_handle("h") == [address]
+        assert await findings(cluster) == []
 
 
 async def _lagging_host(store: MemoryDatastore, clock: Clock, name: str) -> Host:
@@ -351,22 +353,27 @@ _steps = st.lists(
 )
 
 
-@given(_steps, st.integers(1, 8), st.booleans(), st.sampled_from([0, 1]))
+@given(_steps, st.integers(1, 8), st.booleans(), st.sampled_from([0, 1]), st.booleans())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_sequence_keeps_every_address_once(
-    steps: list[tuple[str, str, int]], together: int, strict: bool, cooldown: int
+    steps: list[tuple[str, str, int]], together: int, strict: bool, cooldown: int, deaf: bool
 ) -> None:
-    asyncio.run(_any_sequence(steps, together, strict=strict, cooldown=cooldown))
+    asyncio.run(_any_sequence(steps, together, strict=strict, cooldown=cooldown, deaf=deaf))
 
 
-async def _any_sequence(steps: list[tuple[str, str, int]], together: int, *, strict: bool, cooldown: int) -> None:
-    async with a_cluster() as cluster:
+async def _any_sequence(
+    steps: list[tuple[str, str, int]], together: int, *, strict: bool, cooldown: int, deaf: bool
+) -> None:
+    store = MemoryDatastore()
+    async with a_cluster(store) as cluster:
         await cluster.pool("10.5.0.0/28", blockSize=30)
         await cluster.pool("fd5::/124", "six", blockSize=126)
         await cluster.config(strict_affinity=strict, auto_allocate_blocks=True, ipCooldownSeconds=cooldown)
         for name in "abc":
             await cluster.node(name)
         hosts = {name: await cluster.host(name) for name in "abc"}
+        if deaf:
+            hosts |= {name: await _lagging_host(store, cluster.clock, name) for name in "bc"}
         ours: dict[Address, str] = {}
         for first in range(0, len(steps), together):
             cluster.clock.advance(70 if first % 3 else 0.3)

@@ -167,6 +167,7 @@ class Draft:
         Calico may have counted more than it assigned; an entry never outlives the last address it stands for.
         """
         stored = self.handle(handle)
+        self.expect(handle_key(handle))  # also where it is missing: a cache may know the block and not yet the handle
         if stored is None or block.cidr not in stored.counts:
             return
         held = len(block.held_by(handle))

@@ -58,6 +58,7 @@ class ReleaseHandle:
         for cidr in stored.counts if stored else ():
             if draft.room <= 0:
                 return released, True
+            draft.expect(block_key(cidr))
             block = draft.block(block_key(cidr))
             held = block.held_by(self.handle) if block else ()
             if block is not None and held:
