@@ -45,11 +45,11 @@ from calico_libnetwork.routing.cluster import (
     parse_member,
     parse_pool,
 )
+from calico_libnetwork.routing.destinations import Destinations
 from calico_libnetwork.routing.mode import Decision, Setting, decide
 from calico_libnetwork.routing.peers import Session, sessions
 from calico_libnetwork.routing.remote_routes import (
     IPIP_OVERHEAD,
-    Destinations,
     Surroundings,
     Uplink,
     routes,
@@ -106,6 +106,7 @@ class Router:
         self._route_findings: dict[IPNetwork, Finding] = {}
         self._findings: list[Finding] = []
         self._routing = Routing()
+        self._around = Surroundings(own=Member(node))
         self._stale = True
 
     def update(self, key: ResourceKey, resource: AnyResource | InvalidResource | None) -> None:
@@ -253,18 +254,9 @@ class Router:
 
     def _update_routes(self) -> None:
         known = self._destinations
-        concerned = known.all() | self._routes.keys() if self._stale else known.changed
-        around = Surroundings(
-            own=self.own,
-            others=self.others,
-            pools=self._sorted_pools(),
-            mode=self._routing.decision.mode,
-            uplinks=self._uplinks,
-            vteps=self._routing.vxlan.devices,
-            ipip_supported=self._ipip_supported,
-        )
+        concerned = known.changed | self._concerned_by_surroundings() if self._stale else known.changed
         changed = False
-        for destination, route, finding in routes(concerned, known, around):
+        for destination, route, finding in routes(concerned, known, self._around):
             changed |= self._routes.get(destination) != route
             _set_or_drop(self._routes, destination, route)
             _set_or_drop(self._route_findings, destination, finding)
@@ -274,6 +266,23 @@ class Router:
             routes=dict(self._routes) if changed else self._routing.routes,
             findings=tuple(sorted({*self._findings, *self._route_findings.values()})),
         )
+
+    def _concerned_by_surroundings(self) -> set[IPNetwork]:
+        """Every destination if something has changed that concerns them all, else those of the nodes that changed."""
+        before = self._around
+        self._around = after = Surroundings(
+            own=self.own,
+            others=self.others,
+            pools=self._sorted_pools(),
+            mode=self._routing.decision.mode,
+            uplinks=self._uplinks,
+            vteps=self._routing.vxlan.devices,
+            ipip_supported=self._ipip_supported,
+        )
+        if replace(after, others={}) != replace(before, others={}):
+            return self._destinations.all() | self._routes.keys()
+        changed = _changed_keys(after.others, before.others)
+        return {destination for name in changed for destination in self._destinations.of_node(name)}
 
     def _update_endpoint(self, key: ResourceKey, endpoint: WorkloadEndpoint | None) -> None:
         previous = cast("WorkloadEndpoint | None", self._resources.get(key))
@@ -356,6 +365,12 @@ def _set_or_drop(mapping: dict[K, V], key: K, value: V | None) -> None:
         mapping.pop(key, None)
     else:
         mapping[key] = value
+
+
+def _changed_keys(one: Mapping[str, Member], other: Mapping[str, Member]) -> Iterator[str]:
+    for name in one.keys() | other.keys():
+        if one.get(name) != other.get(name):
+            yield name
 
 
 def _addresses(endpoint: WorkloadEndpoint | None) -> Iterator[IPAddress]:
