@@ -35,6 +35,8 @@ class FakeVeths:
         self.present: dict[str, VethSpec] = {}
         self.created = 0
         self.fail = False
+        self.gate = asyncio.Event()  # closed, it holds deletions up
+        self.gate.set()
 
     async def create(self, spec: VethSpec) -> Veth:
         if self.fail:
@@ -44,6 +46,9 @@ class FakeVeths:
         return Veth(self.created, IPv6Address("fe80::ecee:eeff:feee:eeee") if spec.ipv6 else None)
 
     async def schedule_delete(self, host_name: str) -> None:
+        await self.gate.wait()
+        if self.fail:
+            raise DataplaneError(f"interface {host_name} cannot be taken out of use: no")
         self.present.pop(host_name, None)
 
 

@@ -225,6 +225,7 @@ async def test_release_alone_removes_what_a_crashed_daemon_left(tmp_path: Path) 
         await host.drivers.network.join(joining())
         await host.drivers.ipam.release_address(releasing(CHOSEN))
         assert not assigned(host, CHOSEN)
+        await host.assembly.removals.drain()
         assert await host.endpoints() == []
         assert host.veths.present == {}
 
@@ -258,7 +259,7 @@ async def test_a_chosen_address_in_use_is_refused_naming_its_holder(tmp_path: Pa
         with pytest.raises(AddressInUse, match="already assigned"):
             await host.drivers.ipam.request_address(asking(CHOSEN))
         await host.drivers.network.create_endpoint(endpoint(v4=f"{CHOSEN}/32"))
-        with pytest.raises(AddressInUse, match="endpoint 8f3a01b2c3d4 of node host-1; choose another"):
+        with pytest.raises(AddressInUse, match="is in use by endpoint 8f3a01b2c3d4 on node host-1; choose another"):
             await host.drivers.ipam.request_address(asking(CHOSEN))
 
 
@@ -311,4 +312,5 @@ async def test_a_container_s_life_leaves_nothing(tmp_path: Path) -> None:
         assert await host.keys("/calico-libnetwork/") == []
         assert await host.keys("/calico/resources/v3/projectcalico.org/profiles/") == []
         assert await host.keys("/calico/ipam/v2/handle/") == []
+        await host.assembly.removals.drain()
         assert host.veths.present == {}

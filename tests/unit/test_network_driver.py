@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from calico_libnetwork.docker import messages
 from calico_libnetwork.errors import (
@@ -171,7 +173,7 @@ async def test_create_endpoint_again_gives_the_same_answer_and_touches_nothing(t
 async def test_an_address_of_another_endpoint_of_this_node_is_refused(tmp_path: Path) -> None:
     async with running_host(tmp_path) as host:
         await host.drivers.network.create_endpoint(endpoint())
-        with pytest.raises(AddressInUse, match=r"10\.65\.77\.65 belongs to endpoint 8f3a01b2c3d4"):
+        with pytest.raises(AddressInUse, match=r"10\.65\.77\.65 is in use by endpoint 8f3a01b2c3d4 on node host-1"):
             await host.drivers.network.create_endpoint(endpoint("9" * 64))
         assert list(host.veths.present) == ["cali8f3a01b2c3d"]
 
@@ -274,6 +276,7 @@ async def test_join_and_delete_work_for_an_endpoint_of_an_earlier_life(tmp_path:
             assert (answer.gateway, answer.gateway_ipv6) == ("169.254.1.1", "fe80::ecee:eeff:feee:eeee")
             await again.drivers.network.leave(of())
             await again.drivers.network.delete_endpoint(of())
+            await again.assembly.removals.drain()
             assert await again.endpoints() == []
             assert again.veths.present == {}
 
@@ -333,3 +336,28 @@ async def test_what_a_calico_network_cannot_be_is_refused(
 async def test_what_docker_sends_by_itself_is_accepted(tmp_path: Path, options: dict[str, Any]) -> None:
     async with running_host(tmp_path) as host:
         await host.drivers.network.create_network(network(options))
+
+
+async def test_delete_endpoint_does_not_wait_for_the_interface_and_a_new_one_does(tmp_path: Path) -> None:
+    async with running_host(tmp_path) as host:
+        await host.drivers.network.create_endpoint(endpoint())
+        host.veths.gate.clear()
+        await host.drivers.network.delete_endpoint(of())
+        assert await host.endpoints() == []
+        assert "cali8f3a01b2c3d" in host.veths.present
+        again = asyncio.create_task(host.drivers.network.create_endpoint(endpoint()))
+        await asyncio.sleep(0.01)
+        assert host.veths.created == 1
+        host.veths.gate.set()
+        await again
+        assert (host.veths.created, list(host.veths.present)) == (2, ["cali8f3a01b2c3d"])
+
+
+async def test_an_interface_that_cannot_be_removed_fails_no_call(tmp_path: Path) -> None:
+    async with running_host(tmp_path) as host:
+        await host.drivers.network.create_endpoint(endpoint())
+        host.veths.fail = True
+        await host.drivers.network.delete_endpoint(of())
+        with capture_logs() as logs:
+            await host.assembly.removals.drain()
+    assert [entry["interface"] for entry in logs] == ["cali8f3a01b2c3d"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -188,6 +189,9 @@ REFUSALS = {
 """What a user asked for in the recordings and no Calico network gives."""
 
 
+TAKEN = re.compile("is already assigned|is in use by")
+
+
 class Recorded:
     """Which addresses are in use as the recording goes; its stub gave out any, however often."""
 
@@ -198,7 +202,7 @@ class Recorded:
         """Whether our refusal is right where the stub gave in."""
         if call["req"] is None:
             return "came without a body" in sentence
-        if call["call"] == "/IpamDriver.RequestAddress" and "already assigned" in sentence:
+        if call["call"] == "/IpamDriver.RequestAddress" and TAKEN.search(sentence):
             return call["req"]["Address"] in self.held
         if call["call"] == "/IpamDriver.RequestAddress" and "is in no enabled IP pool" in sentence:
             return bool(call["req"]["Address"] == "224.0.0.1")
@@ -232,6 +236,7 @@ class Gone:
     async def check(self, nodes: Nodes) -> None:
         for host in await nodes.hosts():
             await host.caught_up()
+            await host.assembly.removals.drain()
             assert not {each["spec"]["endpoint"] for each in await host.endpoints()} & self.endpoints
             assert not {f"cali{endpoint[:11]}" for endpoint in self.endpoints} & host.veths.present.keys()
             assert not {str(each.address) for each in host.ipam.assignments()} & self.addresses
@@ -286,6 +291,7 @@ async def test_any_order_is_survived_and_leaves_nothing(version: str, tmp_path: 
                 assert status == 200 or "unexpectedly" not in answer["Err"], (call, answer)
             for host in await nodes.hosts():
                 await clean_up(host)
+                await host.assembly.removals.drain()
                 assert host.veths.present == {}
             assert await host.endpoints() == []
             assert await host.keys("/calico/ipam/v2/handle/") == []

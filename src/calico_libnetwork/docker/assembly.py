@@ -17,6 +17,7 @@ from calico_libnetwork.docker.network_driver import EndpointStatus, NetworkDrive
 from calico_libnetwork.docker.networks import Networks
 from calico_libnetwork.docker.plugin import Drivers
 from calico_libnetwork.docker.reconciler import DockerView, Reconciler
+from calico_libnetwork.docker.removals import Removals
 from calico_libnetwork.docker.sandboxes import Sandboxes
 from calico_libnetwork.docker.settings import DockerSettings
 from calico_libnetwork.docker.watcher import DaemonListener, DockerNames
@@ -40,9 +41,11 @@ class Assembly:
     labelling: Labelling
     listener: DaemonListener
     reconciler: Reconciler
+    removals: Removals
 
     async def close(self) -> None:
         await self.labelling.close()
+        await self.removals.drain()
 
 
 def assemble(
@@ -62,6 +65,7 @@ def assemble(
     networks = Networks(cache, endpoints, names, node=settings.node, create_profiles=settings.create_profiles)
     labelling = Labelling(settings, cache=cache, endpoints=endpoints, identities=Identities(daemon, table))
     in_flight = InFlight()
+    removals = Removals(veths)
 
     def exists(endpoint_id: str) -> bool:
         return endpoints.get(endpoint_key(settings.node, endpoint_id)) is not None
@@ -72,6 +76,7 @@ def assemble(
         networks=networks,
         endpoints=endpoints,
         veths=veths,
+        removals=removals,
         status=status,
         in_flight=in_flight,
         sandboxes=Sandboxes(settings.run_directory / SANDBOXES_FILE, exists=exists),
@@ -80,7 +85,7 @@ def assemble(
 
     async def forget(endpoint: Endpoint) -> None:
         await network.forget_endpoint(endpoint.key)
-        await veths.schedule_delete(endpoint.interface)
+        removals.start(endpoint.interface)
 
     ipam_driver = IpamDriver(
         node=settings.node,
@@ -105,7 +110,9 @@ def assemble(
     )
     labelling.resume()
     listener = _Listener(networks, labelling, reconciler)
-    return Assembly(Drivers(network, ipam_driver), endpoints, networks, in_flight, labelling, listener, reconciler)
+    return Assembly(
+        Drivers(network, ipam_driver), endpoints, networks, in_flight, labelling, listener, reconciler, removals
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from ipaddress import ip_interface
 
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.datastore.protocol import Event, KeyValue
-from calico_libnetwork.docker.labels import CONTAINER_ID, Facts
+from calico_libnetwork.docker.labels import CONTAINER_ID, CONTAINER_NAME, Facts
 from calico_libnetwork.docker.profiles import ANNOTATION_PREFIX, NETWORK_ID
 from calico_libnetwork.errors import InvalidResource
 from calico_libnetwork.model import documents, kinds
@@ -132,8 +132,15 @@ class Endpoint:
     profiles: tuple[str, ...]
     network_id: str
     container_id: str
+    container_name: str
     created: str
     held: bool
+
+    @property
+    def owner(self) -> str:
+        """For messages: whose it is and where."""
+        name = f"container {self.container_name}" if self.container_name else f"endpoint {self.endpoint_id[:12]}"
+        return f"{name} on node {self.node}"
 
 
 class EndpointIndex:
@@ -222,6 +229,7 @@ def _read(key_value: KeyValue) -> Endpoint | None:
         profiles=spec.profiles or (),
         network_id=resource.annotations.get(NETWORK_ID, ""),
         container_id=resource.annotations.get(CONTAINER_ID, ""),
+        container_name=resource.annotations.get(CONTAINER_NAME, ""),
         created=resource.metadata.creation_timestamp or "",
         held=bool(held) and not resource.spec.ip_networks,
     )

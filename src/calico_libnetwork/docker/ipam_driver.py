@@ -189,7 +189,8 @@ class IpamDriver:
         except AddressInUse as error:
             holders = self._endpoints.holders(address)
             if not self._is_left_over(address, holders):
-                raise AddressInUse(f"{error}{_by(holders)}; choose another") from error
+                taken = f"address {address} is in use by {holders[0].owner}" if holders else str(error)
+                raise AddressInUse(f"{taken}; choose another") from error
             for endpoint in holders:
                 await self._forget(endpoint)
 
@@ -268,10 +269,6 @@ def _given(text: str) -> Address | None:
     except ValueError as error:
         raise Refused(f"{text!r} is no IP address") from error
     return None if address.is_unspecified else address
-
-
-def _by(holders: Sequence[Endpoint]) -> str:
-    return "".join(f", to endpoint {endpoint.endpoint_id[:12]} of node {endpoint.node}" for endpoint in holders[:1])
 
 
 def interface_exists(name: str) -> bool:

@@ -26,6 +26,7 @@ from calico_libnetwork.docker.labelling import Labelling
 from calico_libnetwork.docker.labels import NOTHING_KNOWN
 from calico_libnetwork.docker.networks import Networks, timestamp
 from calico_libnetwork.docker.profiles import NETWORK_ID, NETWORK_NAME
+from calico_libnetwork.docker.removals import Removals, Remover
 from calico_libnetwork.docker.sandboxes import Sandboxes
 from calico_libnetwork.docker.settings import DockerSettings
 from calico_libnetwork.errors import AddressInUse, AlreadyExists, Conflict, NotFound, Refused
@@ -45,12 +46,8 @@ _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _log = structlog.get_logger(__name__)
 
 
-class Veths(Protocol):
+class Veths(Remover, Protocol):
     async def create(self, spec: VethSpec) -> Veth: ...
-
-    async def schedule_delete(self, host_name: str) -> None:
-        """No such interface is success."""
-        ...
 
 
 class EndpointStatus(Protocol):
@@ -68,6 +65,7 @@ class NetworkDriver:
         networks: Networks,
         endpoints: EndpointIndex,
         veths: Veths,
+        removals: Removals,
         status: EndpointStatus,
         in_flight: InFlight,
         sandboxes: Sandboxes,
@@ -78,6 +76,7 @@ class NetworkDriver:
         self._networks = networks
         self._endpoints = endpoints
         self._veths = veths
+        self._removals = removals
         self._status = status
         self._in_flight = in_flight
         self._sandboxes = sandboxes
@@ -117,7 +116,7 @@ class NetworkDriver:
         self._gateways_v6.pop(request.endpoint_id, None)
         self._labelling.forget(request.endpoint_id)
         await self.forget_endpoint(endpoint_key(self._settings.node, request.endpoint_id))
-        await self._veths.schedule_delete(endpoint_interface(request.endpoint_id))
+        self._removals.start(endpoint_interface(request.endpoint_id))
 
     async def forget_endpoint(self, key: ResourceKey) -> None:
         """Deletes the workload endpoint; none is success."""
@@ -173,6 +172,7 @@ class NetworkDriver:
             mtu=self._settings.veth_mtu(),
             ipv6=any(address.version == 6 for address in addresses),
         )
+        await self._removals.finish(spec.host_name)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._veths.schedule_delete, spec.host_name)
             veth = await self._veths.create(spec)
@@ -185,14 +185,12 @@ class NetworkDriver:
         for address in addresses:
             for holder in self._endpoints.holders(address):
                 if holder.node == self._settings.node and holder.endpoint_id != endpoint_id:
-                    raise AddressInUse(
-                        f"address {address} belongs to endpoint {holder.endpoint_id[:12]} of this node; choose another"
-                    )
+                    raise AddressInUse(f"address {address} is in use by {holder.owner}; choose another")
         neighbour = self._endpoints.of_interface(endpoint_interface(endpoint_id))
         if neighbour is not None and neighbour.endpoint_id != endpoint_id:
             raise AlreadyExists(
-                f"interface {neighbour.interface} belongs to endpoint {neighbour.endpoint_id[:12]} already;"
-                " start the container again to get another one"
+                f"interface {neighbour.interface} belongs to {neighbour.owner} already; start the container again to"
+                " get another one"
             )
 
     async def _write(self, request: messages.CreateEndpoint, addresses: tuple[Address, ...], mac: str) -> None:
