@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calico_libnetwork.model import documents
@@ -317,13 +317,14 @@ def test_nonsense_ends_in_a_list_of_problems(kind: str, spec: Any, metadata: Any
     outcome(nonsense)
 
 
+@settings(max_examples=300)
 @given(st.sampled_from(CREATED), st.data(), JSON)
 def test_one_wrong_field_in_a_good_object_ends_in_a_list_of_problems(
     record: dict[str, Any], data: st.DataObject, value: Any
 ) -> None:
     """Replaces any one field, however deep; whatever comes out is accepted as it is stored, or refused by path."""
     changed = copy.deepcopy(record["input"])
-    place: Any = changed["spec"]
+    place: Any = changed[data.draw(st.sampled_from(["metadata", "spec"]))]
     while True:
         name = data.draw(st.sampled_from(sorted(place))) if isinstance(place, dict) else 0
         deeper = place[name]

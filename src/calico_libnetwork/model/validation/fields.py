@@ -30,10 +30,11 @@ class Type(Protocol):
 
 
 def read(type_: Type, value: object, path: str, report: Report) -> Any:
+    """The stored form; None, with a report, for a value of the wrong JSON type."""
     if type_.accepts(value):
         return type_.read(value, path, report)
     report(path, f"must be {type_.expected}, not {_json_type(value)}")
-    return value
+    return None
 
 
 def _json_type(value: object) -> str:
@@ -253,12 +254,13 @@ class Object:
 
     @staticmethod
     def _content(field: Field, value: Any, path: str, report: Report) -> Any:
+        if value is not None and not field.type.accepts(value):
+            return read(field.type, value, path, report)
         content = None
-        if value is not None:
-            empty = not field.kept and _is_empty(value) and field.type.accepts(value)
-            content = None if empty else read(field.type, value, path, report)
-            if not field.kept and content is not None and _is_empty(content):
-                content = None
+        if value is not None and (field.kept or not _is_empty(value)):
+            content = read(field.type, value, path, report)
+        if content is not None and not field.kept and _is_empty(content):
+            content = None
         if content is None and field.required:
             report(path, field.required)
         return field.default if content is None else content
