@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 
 import pytest
@@ -217,18 +218,25 @@ async def test_other_tables_stay(namespace: Namespace, nft: Nft) -> None:
     assert before == namespace.run("nft", "list", "ruleset")
 
 
-async def test_endpoint_more_among_ten_thousand_takes_milliseconds(namespace: Namespace, nft: Nft) -> None:
+async def test_endpoint_more_among_ten_thousand_costs_less_than_starting_nft(namespace: Namespace, nft: Nft) -> None:
     writer = TableWriter(nft, filled(10_000))
     await writer.apply()
-    durations = []
+    durations: dict[str, list[float]] = {"ours": [], "nft": []}
     for number in range(10_000, 10_020):
-        for name, text in (("from_wl", f"cali{number}"), ("to_wl", f"cali{number}")):
-            writer.table.elements.want((name, text), "goto sig_a")
+        for name in ("from_wl", "to_wl"):
+            writer.table.elements.want((name, f"cali{number}"), "goto sig_a")
         writer.table.elements.want(("s4_web", f"10.70.0.{number - 10_000}"), "")
         started = time.perf_counter()
         await writer.apply()
-        durations.append(time.perf_counter() - started)
-    assert sorted(durations)[10] < 0.010
+        durations["ours"].append(time.perf_counter() - started)
+        started = time.perf_counter()
+        namespace.run(
+            "nft", "add", "element", "inet", "calico-libnetwork", "s4_web", f"{{ 10.71.0.{number - 10_000} }}"
+        )
+        durations["nft"].append(time.perf_counter() - started)
+        writer.table.elements.want(("s4_web", f"10.71.0.{number - 10_000}"), "")
+        writer.table.elements.observe(("s4_web", f"10.71.0.{number - 10_000}"), "")
+    assert statistics.median(durations["ours"]) < statistics.median(durations["nft"])
     async with Nft() as restarted:
         assert await TableWriter(restarted, writer.table).apply() is False
 

@@ -163,4 +163,4 @@ async def test_first_ipv6_packet_waits_for_no_address_detection(
     workload = workloads.attach(SPEC.peer_name, addresses=("fd65::1/128",), gateway_v6=str(veth.gateway_v6))
     answered = "until ping -6 -c 1 -W 0.02 fd65::ffff >/dev/null; do :; done"
     await asyncio.to_thread(workload.run, "sh", "-c", answered)
-    assert (time.perf_counter() - started < 0.3) == (detection == "off")
+    assert (time.perf_counter() - started < 1) == (detection == "off")

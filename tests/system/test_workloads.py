@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from ipaddress import ip_address, ip_network
@@ -174,22 +173,19 @@ async def test_changed_endpoint_keeps_what_stays(namespace: Namespace, agent: Ag
     assert written.count == 4
 
 
-async def test_restart_with_a_thousand_endpoints_writes_nothing_and_is_quick(namespace: Namespace) -> None:
+async def test_restart_with_a_thousand_endpoints_writes_nothing(namespace: Namespace) -> None:
     commands = [f"link add cali{n} up type veth peer name temp{n}\n" for n in range(1, 1001)]
     namespace.run("ip", "-batch", "-", stdin="".join(commands))
     for start in range(2):
         async with AsyncExitStack() as stack:
-            began = time.perf_counter()
             agent = await Agent().open(stack)
             agent.workloads.set_blocks([ip_network("10.65.0.0/16")])
             for number in range(1, 1001):
                 agent.workloads.update(endpoint(number))
             with Written() as written:
                 await agent.apply()
-            took = time.perf_counter() - began
             assert agent.workloads.programmed("wep1000")
             assert written.count == (4002 if start == 0 else 0)  # with the block and the gateway
-    assert took < 1
     namespace.run("sh", "-c", "ip link | sed -n 's/.*\\(cali[0-9]*\\)@.*/link set \\1 group 5/p' | ip -batch -")
     namespace.run("ip", "link", "del", "group", "5")
 

@@ -1,7 +1,7 @@
 """This host's interfaces as the kernel announces them, and a hint whenever routes or neighbours were changed by others.
 
-Subscribed before listed, so nothing is missed; a lost notification (ENOBUFS) costs one new listing. Our own changes
-come back as notifications too and are told apart by the netlink port they were made from.
+Subscribed before listed, so nothing is missed; a lost notification (ENOBUFS) costs one new listing. Our own changes of
+routes and neighbours are told apart by the netlink port they were made from, and kept back by the kernel.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class Links:
 
     async def __aenter__(self) -> Self:
         self._subscription = Subscription(ROUTE_PROTOCOL, _GROUPS, receive_bytes=self._receive_bytes)
+        self._subscription.ignore(range(rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELNEIGH + 1), self._kernel.port)
         await self._list(LinkChanges())
         asyncio.get_running_loop().add_reader(self._subscription.fileno(), self.poll)
         return self
@@ -156,8 +157,6 @@ class Links:
                 self._forget(link.name, changes)
         elif kind in (rtnetlink.RTM_NEWADDR, rtnetlink.RTM_DELADDR):
             self._take_address(message, changes)
-        elif message.port == self._kernel.port:
-            return
         elif kind in (rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE):
             if not changes.routes:
                 route = rtnetlink.parse_route(message)

@@ -9,6 +9,7 @@ One family's messages (``rtnetlink``, ``conntrack``) are built on top of this mo
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
@@ -29,7 +30,7 @@ _ATTRIBUTE = struct.Struct("=HH")
 _ERROR, _DONE = 2, 3
 _FLAG_DUMP_INTERRUPTED, _FLAG_CAPPED, _FLAG_EXTENDED_ACK = 0x10, 0x100, 0x200
 _SOL_NETLINK, _CAP_ACK, _EXTENDED_ACK, _STRICT_CHECK = 270, 10, 11, 12
-_SO_RCVBUFFORCE = 33
+_SO_RCVBUFFORCE, _SO_ATTACH_FILTER = 33, 26
 _EXTENDED_ACK_TEXT = 1
 _ATTRIBUTE_KIND = 0x3FFF  # without the flags "nested" and "network byte order"
 _BATCH_REQUESTS, _BATCH_BYTES = 128, 65536
@@ -186,6 +187,14 @@ class Subscription:
         for group in groups:
             self._socket.setsockopt(_SOL_NETLINK, 1, group)  # NETLINK_ADD_MEMBERSHIP
 
+    def ignore(self, kinds: range, port: int) -> None:
+        """Lets the kernel keep back what ``port`` itself changed, for these kinds of messages."""
+        program = _filter(kinds, port)
+        code = ctypes.create_string_buffer(program, len(program))
+        self._socket.setsockopt(
+            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(program) // 8, ctypes.addressof(code))
+        )
+
     def fileno(self) -> int:
         return self._socket.fileno()
 
@@ -230,6 +239,22 @@ def _open(protocol: int, *, receive_bytes: int) -> socket.socket:
         opened.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
     opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_bytes)
     return opened
+
+
+def _filter(kinds: range, port: int) -> bytes:
+    """Classic BPF over the message's header; it reads numbers in network order, netlink writes them in the host's."""
+    load_half, load, if_greater_equal, if_greater, if_equal, give = 0x28, 0x20, 0x35, 0x25, 0x15, 0x06
+    kind_offset, port_offset, everything, nothing = 4, 12, 0xFFFFFFFF, 0
+    instructions = (
+        (load_half, 0, 0, kind_offset),
+        (if_greater_equal, 0, 3, socket.htons(kinds.start)),
+        (if_greater, 2, 0, socket.htons(kinds.stop - 1)),
+        (load, 0, 0, port_offset),
+        (if_equal, 1, 0, socket.htonl(port)),
+        (give, 0, 0, everything),
+        (give, 0, 0, nothing),
+    )
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
 
 
 def _batches(requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
