@@ -6,6 +6,7 @@ release and no read. Requests that come together share one transaction.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,11 +85,11 @@ class Ipam:
 
     async def release_node(self, node: str) -> list[Address]:
         """For a node that is gone: releases its addresses, then its blocks."""
-        released = [
-            each.address
-            for each in self.assignments(node)
-            if await self.release(each.address, handle=each.handle, sequence=each.sequence)
-        ]
+        assigned = self.assignments(node)
+        answers = await asyncio.gather(
+            *(self.release(each.address, handle=each.handle, sequence=each.sequence) for each in assigned)
+        )
+        released = [each.address for each, answer in zip(assigned, answers, strict=True) if answer]
         for prefix in (affinities_prefix(node, 4), affinities_prefix(node, 6)):
             for key in list(self._view.keys(prefix)):
                 network = ip_network(key.removeprefix(prefix).replace("-", "/"))
@@ -111,8 +112,10 @@ class Ipam:
         await self._writer.idle()
 
     def _blocks_at(self, address: Address) -> Iterator[Block]:
-        """At most one readable block."""
-        for length in range(20, 33) if address.version == 4 else range(116, 129):
+        """At most one readable block; most likely it is of the size that its pool cuts."""
+        every = range(20, 33) if address.version == 4 else range(116, 129)
+        likely = [pool.block_length for pool in self._view.pools() if address in pool.network]
+        for length in (*likely, *every):
             try:
                 block = self._view.block(block_key_at(address, length))
             except InvalidResource:
