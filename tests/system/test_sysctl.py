@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from calico_libnetwork.dataplane import sysctl
+from calico_libnetwork.dataplane import rtnetlink, sysctl
+from calico_libnetwork.dataplane.link_settings import parse_settings
+from calico_libnetwork.dataplane.netlink import ROUTE_PROTOCOL, Message, Socket
 from calico_libnetwork.errors import DataplaneError
 from tests.system.conftest import Namespace
 
@@ -43,3 +45,26 @@ def test_unknown_setting_is_named_in_the_error(namespace: Namespace) -> None:
         sysctl.ensure("ipv4/conf/none/proxy_arp", "1")
     with pytest.raises(DataplaneError, match="ipv4/conf/none/proxy_arp"):
         sysctl.write("ipv4/conf/none/proxy_arp", "1")
+
+
+def test_settings_reported_by_netlink_are_those_in_the_files(namespace: Namespace) -> None:
+    namespace.run("ip", "link", "add", "cali1", "type", "veth", "peer", "name", "temp1")
+    wanted = sysctl.workload_settings("cali1", ipv6=True)
+    for value in ("0", "1"):
+        for key in wanted:
+            sysctl.write(key, value)
+        reported = parse_settings(_link("cali1"))
+        assert len(reported) == 9  # all but the neighbour table's proxy_delay
+        assert reported == {key: sysctl.read(key) for key in reported}
+        assert set(reported.values()) == {value}
+    wrong = {key for key in reported if wanted[key] != "1"}
+    assert wrong == set(sysctl.ensure_all(wanted, parse_settings(_link("cali1"))))
+    assert sysctl.ensure_all(wanted, parse_settings(_link("cali1"))) == []
+
+
+def _link(name: str) -> Message:
+    kernel = Socket(ROUTE_PROTOCOL)
+    try:
+        return kernel.ask(rtnetlink.get_link(name))
+    finally:
+        kernel.close()

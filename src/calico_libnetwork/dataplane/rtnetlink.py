@@ -192,9 +192,13 @@ def delete_links_of_group(group: int) -> Request:
 LIST_LINKS = (RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0) + u32(_IFLA_EXT_MASK, _EXT_MASK_SKIP_STATISTICS))
 
 
+def link_attributes(message: Message) -> dict[int, bytes]:
+    return attributes(message.body, 16)
+
+
 def parse_link(message: Message) -> LinkInfo:
     _family, _type, index, flags, _change = _LINK.unpack_from(message.body)
-    attrs = attributes(message.body, 16)
+    attrs = link_attributes(message)
     info = attributes(attrs.get(_IFLA_LINKINFO, b""))
     return LinkInfo(
         index=index,

@@ -77,9 +77,18 @@ def workload_settings(interface: str, *, ipv6: bool, may_spoof: bool = False) ->
     return settings
 
 
-def ensure_all(settings: Mapping[str, str]) -> list[str]:
-    """The keys that had to be written."""
-    return [key for key, value in settings.items() if ensure(key, value)]
+def ensure_all(settings: Mapping[str, str], reported: Mapping[str, str] | None = None) -> list[str]:
+    """The keys that had to be written. What netlink has ``reported`` of an interface need not be read."""
+    known = reported or {}
+    written = []
+    for key, value in settings.items():
+        if key not in known:
+            if ensure(key, value):
+                written.append(key)
+        elif known[key] != value:
+            write(key, value)
+            written.append(key)
+    return written
 
 
 def enable_forwarding(*, ipv6: bool) -> list[str]:

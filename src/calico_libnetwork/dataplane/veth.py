@@ -24,7 +24,8 @@ import structlog
 
 from calico_libnetwork.dataplane import rtnetlink, sysctl
 from calico_libnetwork.dataplane.kernel import Kernel
-from calico_libnetwork.dataplane.netlink import Request, Socket
+from calico_libnetwork.dataplane.link_settings import parse_settings
+from calico_libnetwork.dataplane.netlink import Message, Request, Socket
 from calico_libnetwork.errors import AlreadyExists, DataplaneError, KernelRefused
 
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
@@ -117,7 +118,7 @@ class VethPairs:
 def _create(kernel: Socket, spec: VethSpec) -> Veth:
     try:
         try:
-            index = _make(kernel, spec)
+            made = _make(kernel, spec)
         except KernelRefused as error:
             existing = _find(kernel, spec.host_name) if error.errno == errno.EEXIST else None
             if existing is None:
@@ -125,13 +126,13 @@ def _create(kernel: Socket, spec: VethSpec) -> Veth:
             if _is_complete(kernel, existing, spec):
                 return Veth(existing.index, _gateway(existing, spec))
             kernel.do(rtnetlink.delete_link(existing.index))
-            index = _make(kernel, spec)
+            made = _make(kernel, spec)
     except KernelRefused as error:
         raise DataplaneError(f"interface {spec.host_name} cannot be created: {error}") from error
     try:
-        return _configure(kernel, index, spec)
+        return _configure(kernel, made, spec)
     except BaseException:
-        kernel.exchange([rtnetlink.delete_link(index)])
+        kernel.exchange([rtnetlink.delete_link(rtnetlink.parse_link(made).index)])
         raise
 
 
@@ -143,7 +144,8 @@ def _is_complete(kernel: Socket, host: rtnetlink.LinkInfo, spec: VethSpec) -> bo
     return host.up and peer is not None and peer.index == host.peer and peer.mac == spec.peer_mac
 
 
-def _make(kernel: Socket, spec: VethSpec) -> int:
+def _make(kernel: Socket, spec: VethSpec) -> Message:
+    """The host end as the kernel reports it."""
     creation = rtnetlink.create_veth(
         host=(
             rtnetlink.link_name(spec.host_name),
@@ -159,16 +161,17 @@ def _make(kernel: Socket, spec: VethSpec) -> int:
     created, found = kernel.exchange([creation, rtnetlink.get_link(spec.host_name)])
     if created.error is not None:
         raise created.error
-    return rtnetlink.parse_link(found.one()).index
+    return found.one()
 
 
-def _configure(kernel: Socket, index: int, spec: VethSpec) -> Veth:
+def _configure(kernel: Socket, made: Message, spec: VethSpec) -> Veth:
     """Settings before up: only then does duplicate address detection not delay the first IPv6 packet by 2 s.
 
     The container's end gets none: the kernel resets them when Docker moves it to another namespace.
     """
-    for key, value in sysctl.workload_settings(spec.host_name, ipv6=spec.ipv6, may_spoof=spec.may_spoof).items():
-        sysctl.write(key, value)
+    settings = sysctl.workload_settings(spec.host_name, ipv6=spec.ipv6, may_spoof=spec.may_spoof)
+    sysctl.ensure_all(settings, parse_settings(made))
+    index = rtnetlink.parse_link(made).index
     upped, found = kernel.exchange([rtnetlink.set_link(index, up=True), rtnetlink.get_link(spec.host_name)])
     if upped.error is not None:
         raise DataplaneError(f"interface {spec.host_name} cannot be set up: {upped.error}") from upped.error

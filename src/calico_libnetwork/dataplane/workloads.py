@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import TypeVar
 
-from calico_libnetwork.dataplane import sysctl
+from calico_libnetwork.dataplane import rtnetlink, sysctl
 from calico_libnetwork.dataplane.conntrack import Conntrack
 from calico_libnetwork.dataplane.kernel import Failure, Kernel
+from calico_libnetwork.dataplane.link_settings import parse_settings
 from calico_libnetwork.dataplane.links import LinkChanges, Links
 from calico_libnetwork.dataplane.neighbours import NeighbourKey, Neighbours
 from calico_libnetwork.dataplane.netlink import Socket
@@ -229,11 +230,14 @@ def _discard(index: dict[K, set[str]], key: K, member: str) -> None:
         del index[key]
 
 
-def _ensure_settings(_kernel: Socket, interfaces: dict[str, tuple[bool, bool]]) -> list[Failure]:
+def _ensure_settings(kernel: Socket, interfaces: dict[str, tuple[bool, bool]]) -> list[Failure]:
+    """One question for all of them: netlink reports an interface's settings with its link."""
     failures = []
-    for interface, (ipv6, may_spoof) in interfaces.items():
+    answers = kernel.exchange([rtnetlink.get_link(interface) for interface in interfaces])
+    for (interface, (ipv6, may_spoof)), answer in zip(interfaces.items(), answers, strict=True):
         try:
-            sysctl.ensure_all(sysctl.workload_settings(interface, ipv6=ipv6, may_spoof=may_spoof))
+            settings = sysctl.workload_settings(interface, ipv6=ipv6, may_spoof=may_spoof)
+            sysctl.ensure_all(settings, parse_settings(answer.one()))
         except DataplaneError as error:
             failures.append(Failure(interface, str(error)))
     return failures
