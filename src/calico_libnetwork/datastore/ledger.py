@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from calico_libnetwork.datastore.ordered import OrderedItems
 from calico_libnetwork.datastore.protocol import (
@@ -118,7 +117,8 @@ class Ledger:
         if start_revision < oldest:
             raise Compacted(f"revision {start_revision} is forgotten; the oldest kept is {oldest}", oldest)
         wanted = tuple(prefixes)
-        recent = islice(self._history, start_revision - oldest, None)
+        # the last ones, as a rule: a deque is indexed from its nearer end, while islice walks from the first
+        recent = (self._history[position] for position in range(start_revision - oldest, len(self._history)))
         events = tuple(event for events in recent for event in events if event.key.startswith(wanted))
         return Batch(self.revision, events)
 

@@ -178,6 +178,7 @@ def parse(value: bytes) -> Block:
     """A block that may contradict itself. Raises ``InvalidResource`` for what has not the form of one."""
     try:
         fields = _fields.decode(value)
+        document = documents.decode(value)
         network = ip_network(fields.cidr)
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
         raise InvalidResource(f"an IPAM block is not readable: {error}") from error
@@ -188,10 +189,10 @@ def parse(value: bytes) -> Block:
         claimed=fields.affinity_claim_time,
         allocations=fields.allocations or (),
         unallocated=fields.unallocated or (),
-        attributes=fields.attributes or (),
+        attributes=tuple(document.get("attributes") or ()),  # the same objects compare at once
         sequence=fields.sequence_number,
         sequences=fields.sequence_number_for_allocation or {},
-        document=documents.decode(value),
+        document=document,
     )
 
 
@@ -224,7 +225,7 @@ def encode(block: Block) -> bytes:
     for name, value in changed:
         if (document.get(name) or type(value)()) != value:
             # Go sorts the keys of a map as text
-            document[name] = dict(sorted(value.items())) if isinstance(value, dict) else value
+            document[name] = {key: value[key] for key in sorted(value)} if isinstance(value, dict) else value
     return documents.encode(document)
 
 
