@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -59,6 +60,7 @@ class Host:
     bird: Bird
     routes: Routes
     vxlan: Vxlan
+    kernel: Kernel
     links: Links
     wanted: set[RouteKey] = field(default_factory=set)
 
@@ -79,6 +81,7 @@ class Host:
             self.routes.want(route)
         self.wanted = set(wanted)
         assert await self.routes.apply() == []
+        await self.vxlan.sweep(routing.vxlan)
         await self.bird.configure(routing.bird)
 
     def route(self, destination: str) -> str:
@@ -170,7 +173,7 @@ class Lab:
 
             links = await self.stack.enter_async_context(Links(kernel, on_change))
         routes.append(Routes(kernel, links))
-        bird = self.bird(name, namespace)
+        bird = self.bird(name, namespace, kernel)
         await self.stack.enter_async_context(bird)
         made = Host(
             name=name,
@@ -179,6 +182,7 @@ class Lab:
             bird=bird,
             routes=routes[0],
             vxlan=Vxlan(kernel, links),
+            kernel=kernel,
             links=links,
         )
         self.hosts[name] = made
@@ -186,10 +190,12 @@ class Lab:
             made.router.update(key, resource)
         return made
 
-    def bird(self, directory: str, namespace: Namespace) -> Bird:
+    def bird(self, directory: str, namespace: Namespace, kernel: Kernel) -> Bird:
+        """The BIRD of the path, or of the variable ``BIRD``: the tests hold for every supported version."""
         return Bird(
             self.directory / directory,
-            command=("nsenter", f"--net={namespace.path}", "bird"),
+            kernel,
+            command=("nsenter", f"--net={namespace.path}", os.environ.get("BIRD", "bird")),
             namespace=Path(namespace.path),
         )
 

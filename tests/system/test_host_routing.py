@@ -46,18 +46,19 @@ async def test_everything_from_the_resources(
     )
     secrets = tmp_path / "secrets"
     (secrets / "s").mkdir(parents=True)
-    async with Bird(tmp_path / "bird") as bird:
+    async with Bird(tmp_path / "bird", kernel) as bird:
         running = asyncio.create_task(bird.run())
         routing = HostRouting(router, kernel, links=links, bird=bird, secrets_directory=secrets)
-        found, failures = await routing.apply()
+        found, failures = await routing.prepare()
         assert failures == []
         assert found.workload_mtu == 1350
         assert "10.66.0.1/32" in namespace.run("ip", "addr", "show", "dev", "vxlan.calico")
         assert any("password in secret s, key k" in finding.text for finding in found.findings)
         (secrets / "s" / "k").write_text("secret\n")
         routing.distrust()
-        found, _ = await routing.apply()
+        found, _ = await routing.prepare()
         assert 'password "secret";' in (found.bird or "")
+        await routing.conclude(found)
 
         async def configured() -> bool:
             status = await bird.status()
@@ -83,8 +84,8 @@ async def test_a_kernel_without_ipip_is_found_out(
         node("b", "10.0.0.2/24", **OURS),
         pool("p", "10.66.0.0/16", ipipMode="Always"),
     )
-    routing = HostRouting(router, kernel, links=links, bird=Bird(tmp_path))
-    found, failures = await routing.apply()
+    routing = HostRouting(router, kernel, links=links, bird=Bird(tmp_path, kernel))
+    found, failures = await routing.prepare()
     assert failures == []
     assert ("ipip4" in found.tunnels_wanted) is expected
     assert await kernel.run(ipip.supported) is expected

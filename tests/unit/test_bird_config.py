@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Any
 
@@ -31,6 +32,7 @@ def text(
     pools: tuple[RoutedPool, ...] = POOLS,
     filters: tuple[Any, ...] = (),
     configuration: dict[str, Any] | None = None,
+    blocks: tuple[str, ...] = (),
     ipip_supported: bool = False,
 ) -> tuple[str, list[Finding]]:
     settings = BgpSettings()
@@ -45,6 +47,7 @@ def text(
             settings=settings,
             sessions=found,
             pools=pools,
+            blocks=tuple(ipaddress.ip_network(block) for block in blocks),
             filters={item.name: item for item in filters},
             ipip_supported=ipip_supported,
         )
@@ -52,7 +55,7 @@ def text(
     return rendered, [*findings, *more, *last]
 
 
-def blocks(rendered: str) -> dict[str, str]:
+def parts(rendered: str) -> dict[str, str]:
     """Top-level declarations by their first line without the brace."""
     found = re.findall(r"^((?:protocol|filter)[^\n]*) \{\n(.*?)^\}$", rendered, re.MULTILINE | re.DOTALL)
     return dict(found)
@@ -70,26 +73,26 @@ def test_mesh_session_of_each_family() -> None:
     rendered, findings = text()
     assert findings == []
     assert "router id 10.0.0.1;" in rendered
-    session = blocks(rendered)["protocol bgp Mesh_10_0_0_2"]
+    session = parts(rendered)["protocol bgp Mesh_10_0_0_2"]
     assert "neighbor 10.0.0.2 as 64512;" in session
     assert "source address 10.0.0.1;" in session
     assert "passive on;" in session
     assert "ipv4 {" in session
-    assert "ipv6 {" in blocks(rendered)["protocol bgp Mesh_fd00__2"]
+    assert "ipv6 {" in parts(rendered)["protocol bgp Mesh_fd00__2"]
 
 
 def test_kernel_routes_persist_and_are_learned() -> None:
     rendered, _ = text()
     for family in (4, 6):
-        kernel = blocks(rendered)[f"protocol kernel kernel{family}"]
+        kernel = parts(rendered)[f"protocol kernel kernel{family}"]
         assert "learn; persist; scan time 2; graceful restart; merge paths on;" in kernel
 
 
 def test_own_routes_of_protocol_80_are_exported_inside_pools_only() -> None:
-    export = blocks(text()[0])["filter cal_export4_internal"]
+    export = parts(text()[0])["filter cal_export4_internal"]
     assert export.strip().splitlines() == [
         "if !(net ~ [ 10.66.0.0/16+ ]) then reject;",
-        "  if source = RTS_BGP then accept;",
+        "  if source = RTS_BGP || (source = RTS_STATIC && dest = RTD_BLACKHOLE) then accept;",
         "  if source != RTS_INHERIT || !defined(krt_source) || krt_source != 80 then reject;",
         '  if dest = RTD_BLACKHOLE || ifname ~ "cali*" then accept;',
         "  reject;",
@@ -112,21 +115,27 @@ def test_which_pools_peers_hear_of(spec: dict[str, Any], ipip_supported: bool, i
     pools = parsed(pool("p", "10.66.0.0/16", **spec), pool("q", "10.67.0.0/16"))
     rendered, _ = text(peers=(tor(),), pools=pools, ipip_supported=ipip_supported)
     shown = {
-        kind: re.search(r"!\(net ~ \[ (.*?) \]\)", blocks(rendered)[f"filter cal_export4_{kind}"])
+        kind: re.search(r"!\(net ~ \[ (.*?) \]\)", parts(rendered)[f"filter cal_export4_{kind}"])
         for kind in ("internal", "external")
     }
     assert ("10.66.0.0/16+" in str(shown["internal"] and shown["internal"][1])) is internal
     assert ("10.66.0.0/16+" in str(shown["external"] and shown["external"][1])) is external
 
 
+def test_own_blocks_are_named_but_for_those_of_one_address() -> None:
+    rendered, _ = text(blocks=("10.66.0.64/26", "10.66.0.0/26", "10.66.1.1/32", "fd66::/122"))
+    assert "protocol static static4 { ipv4; route 10.66.0.0/26 blackhole; route 10.66.0.64/26 blackhole; }" in rendered
+    assert "protocol static static6 { ipv6; route fd66::/122 blackhole; }" in rendered
+
+
 def test_without_pools_nothing_is_exported() -> None:
-    export = blocks(text(pools=())[0])["filter cal_export4_internal"]
+    export = parts(text(pools=())[0])["filter cal_export4_internal"]
     assert export.strip() == "reject;"
 
 
 def test_encapsulated_pools_are_kept_out_of_the_kernel() -> None:
     pools = parsed(pool("p", "10.66.0.0/16", vxlanMode="CrossSubnet"), pool("q", "10.67.0.0/16"))
-    assert "if net ~ [ 10.66.0.0/16+ ] then reject;" in blocks(text(pools=pools)[0])["filter cal_kernel_out4"]
+    assert "if net ~ [ 10.66.0.0/16+ ] then reject;" in parts(text(pools=pools)[0])["filter cal_kernel_out4"]
 
 
 def test_everything_a_peer_may_say() -> None:
@@ -142,7 +151,7 @@ def test_everything_a_peer_may_say() -> None:
     )
     rendered, findings = text(peers=(peer,))
     assert findings == []
-    session = blocks(rendered)["protocol bgp Global_10_0_0_254"]
+    session = parts(rendered)["protocol bgp Global_10_0_0_254"]
     for statement in (
         "local as 65001;",
         "multihop 2;",
@@ -161,7 +170,7 @@ def test_reflector_marks_its_clients() -> None:
     reflector = member("a", "10.0.0.1/24", routeReflectorClusterID="1.0.0.1", labels={"r": ""})
     clients = resource("BGPPeer", "c", {"nodeSelector": "!has(r)", "peerSelector": "has(r)"})
     rendered, _ = text(own=reflector, peers=(clients,))
-    assert "rr client; rr cluster id 1.0.0.1;" in blocks(rendered)["protocol bgp Node_10_0_0_2"]
+    assert "rr client; rr cluster id 1.0.0.1;" in parts(rendered)["protocol bgp Node_10_0_0_2"]
 
 
 def test_listen_port_bind_mode_log_and_ignored_interfaces() -> None:
@@ -173,7 +182,7 @@ def test_listen_port_bind_mode_log_and_ignored_interfaces() -> None:
             "ignoredInterfaces": ["eth7"],
         }
     )
-    session = blocks(rendered)["protocol bgp Mesh_10_0_0_2"]
+    session = parts(rendered)["protocol bgp Mesh_10_0_0_2"]
     assert "local port 1790 as 64512;" in session
     assert "neighbor 10.0.0.2 port 1790 as 64512;" in session
     assert "strict bind on;" in session
@@ -193,9 +202,9 @@ def test_communities_of_prefix_advertisements() -> None:
     )
     assert (
         "if net ~ 10.66.0.0/17 then { bgp_community.add((63400, 120)); bgp_large_community.add((63400, 300, 100)); }"
-        in blocks(rendered)["filter cal_export4_internal"]
+        in parts(rendered)["filter cal_export4_internal"]
     )
-    assert "cal_export6" not in rendered or "community" not in blocks(rendered)["filter cal_export6_internal"]
+    assert "cal_export6" not in rendered or "community" not in parts(rendered)["filter cal_export6_internal"]
     assert [finding.subject for finding in findings] == ["BGPConfiguration(default)"] * 2
 
 
@@ -252,7 +261,7 @@ def test_filter_rules(rule: dict[str, Any], statement: str) -> None:
         )
         assert findings == []
         (name,) = re.findall(rf"{direction} filter (cal_{direction}4_external_\w+);", rendered)
-        assert blocks(rendered)[f"filter {name}"].strip().splitlines()[0] == statement
+        assert parts(rendered)[f"filter {name}"].strip().splitlines()[0] == statement
 
 
 @pytest.mark.parametrize(
@@ -280,7 +289,7 @@ def test_a_filter_for_internal_peers_says_nothing_to_external_ones() -> None:
         peers=(tor(filters=["f"]),), filters=(bgp_filter(importV4=[{"action": "Reject", "peerType": "iBGP"}]),)
     )
     (name,) = re.findall(r"import filter (cal_import4_external_\w+);", rendered)
-    assert blocks(rendered)[f"filter {name}"].strip() == "accept;"
+    assert parts(rendered)[f"filter {name}"].strip() == "accept;"
 
 
 def test_a_missing_filter_is_named() -> None:
@@ -291,7 +300,7 @@ def test_a_missing_filter_is_named() -> None:
 def test_filters_of_one_peer_leave_the_text_of_other_sessions_alone() -> None:
     before, _ = text(peers=(tor(),))
     after, _ = text(peers=(tor(filters=["f"]),), filters=(bgp_filter(importV4=[{"action": "Reject"}]),))
-    assert blocks(before)["protocol bgp Mesh_fd00__2"] == blocks(after)["protocol bgp Mesh_fd00__2"]
+    assert parts(before)["protocol bgp Mesh_fd00__2"] == parts(after)["protocol bgp Mesh_fd00__2"]
 
 
 def test_router_id_without_ipv4_is_a_stable_hash() -> None:

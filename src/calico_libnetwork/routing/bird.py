@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,9 +22,11 @@ from typing import Self
 
 import structlog
 
+from calico_libnetwork.dataplane import rtnetlink
+from calico_libnetwork.dataplane.kernel import Kernel
+from calico_libnetwork.dataplane.netlink import Socket as NetlinkSocket
 from calico_libnetwork.errors import DataplaneError
 from calico_libnetwork.routing.bgp_settings import BGP_PORT
-from calico_libnetwork.routing.bird_config import CLEARING, KERNEL_PROTOCOLS, without_persistence
 from calico_libnetwork.routing.bird_control import BirdControl, BirdStatus
 from calico_libnetwork.routing.bird_rivals import foreign_bird, port_conflict
 
@@ -31,6 +34,7 @@ STOP_SECONDS = 5.0
 START_SECONDS = 5.0
 CHECK_SECONDS = 10.0
 _CRASH_LOOP_SECONDS = 1.0
+_PROTOCOL_BIRD = 12
 _NO_SOCKET = "No listening socket"
 _LEVELS = {"<WARN>": "warning", "<ERR>": "error", "<FATAL>": "error", "<BUG>": "error", "<INFO>": "info"}
 
@@ -46,10 +50,12 @@ class Bird:
     def __init__(
         self,
         directory: Path,
+        kernel: Kernel,
         *,
         command: Sequence[str] = ("bird",),
         namespace: Path = Path("/proc/self/ns/net"),
     ) -> None:
+        self._kernel = kernel
         self._command = tuple(command)
         self._namespace = namespace
         self._directory = directory
@@ -188,11 +194,9 @@ class Bird:
 
     async def _withdraw(self) -> None:
         """Also the routes that a BIRD of an earlier process has left."""
-        if self._supervision is not None and self._text:
-            await self._reconfigure(without_persistence(self._text))
-        elif self._configuration.exists():
-            await self._start(CLEARING, recover=False)
         await self._stop("down")
+        if self._configuration.exists() and await asyncio.to_thread(foreign_bird, self._namespace) is None:
+            await self._kernel.run(remove_routes)
         self._configuration.unlink(missing_ok=True)
 
     async def _supervise(self, *, recover: bool) -> None:
@@ -218,26 +222,15 @@ class Bird:
         )
         if process.stderr is not None:
             async for line in process.stderr:
-                await self._take_log_line(line.decode(errors="replace").rstrip())
+                self._take_log_line(line.decode(errors="replace").rstrip())
         self._started.clear()
         return await process.wait()
 
-    async def _take_log_line(self, line: str) -> None:
+    def _take_log_line(self, line: str) -> None:
         level = next((name for tag, name in _LEVELS.items() if tag in line), "debug")
         getattr(log, level)("BIRD", line=line)
         if line.endswith("<INFO> Started"):
-            await self._learn_now()
             self._started.set()
-
-    async def _learn_now(self) -> None:
-        """BIRD first looks at the kernel's routes a second after its start.
-
-        A session that is up by then would begin without our blocks, and the peer would drop what it kept for us.
-        """
-        with contextlib.suppress(DataplaneError):  # then it looks a second later
-            async with BirdControl(self._socket) as control:
-                for name in KERNEL_PROTOCOLS:
-                    await control.ask(f"reload in {name}")
 
     async def _stop(self, farewell: str) -> None:
         """Ends the child with a command it may take as it likes, then without asking."""
@@ -273,6 +266,18 @@ class Bird:
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
         self._socket.unlink(missing_ok=True)
+
+
+def remove_routes(kernel: NetlinkSocket) -> None:
+    """Every route of BIRD's in the main table, where no BIRD runs any more."""
+    infos = [
+        rtnetlink.parse_route(message)
+        for family in (socket.AF_INET, socket.AF_INET6)
+        for message in kernel.dump(*rtnetlink.list_routes(family))
+    ]
+    kernel.exchange(
+        [rtnetlink.delete_route(info) for info in infos if info is not None and info.protocol == _PROTOCOL_BIRD]
+    )
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,8 +1,10 @@
 """The text of BIRD's configuration, valid for BIRD 2 and 3; a function of values, with no history. Pure.
 
 The kernel is where the agent and BIRD meet: the agent puts blackholes for its blocks and routes for borrowed
-addresses there, protocol 80, and BIRD learns them; so a new block needs no reconfiguration. BIRD puts what it hears
-into the kernel, but for pools whose remote blocks the agent itself programs (encapsulated ones).
+addresses there, protocol 80, and BIRD learns them; so a new block is announced before the configuration names it.
+The blocks stand in the configuration too, because BIRD looks at the kernel's routes a second after its start, and a
+session that is up by then would begin without them: the peer would drop what it has kept for us. BIRD puts what it
+hears into the kernel, but for pools whose remote blocks the agent itself programs (encapsulated ones).
 
 Equal input gives equal text, and BIRD keeps every session whose own statements did not change. Nothing from the
 datastore reaches the text unless it was parsed as a number, an address or a checked name.
@@ -20,33 +22,25 @@ from calico_libnetwork.routing.bgp_settings import Advertisement, BgpSettings
 from calico_libnetwork.routing.cluster import FAMILIES, Family, Finding, IPAddress, IPNetwork, RoutedPool
 from calico_libnetwork.routing.peers import Session
 
-KERNEL_PROTOCOLS = ("kernel4", "kernel6")
 SCAN_SECONDS = 2
 HOLD_SECONDS = 90
+# after BIRD's first look at the kernel: BIRD 3 drops routes kept over a restart if sessions are up before it
+CONNECT_SECONDS = 2
 GRACEFUL_RESTART_SECONDS = 120
 RECOVERY_SECONDS = 30
-_PERSISTENT = f"  learn; persist; scan time {SCAN_SECONDS}; graceful restart; merge paths on;"
 _IGNORED_INTERFACES = ("cali*", "docker*", "br-*", "veth*", "vxlan*", "tunl0")
-
-CLEARING = """\
-log stderr all;
-router id 0.0.0.1;
-protocol device { }
-protocol kernel kernel4 { learn; ipv4 { import none; export none; }; }
-protocol kernel kernel6 { learn; ipv6 { import none; export none; }; }
-"""
-"""A BIRD that knows no route and so removes those that another left in the kernel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BirdInput:
-    """``pools``: those that workloads use. ``ipip_supported``: whether this kernel can decapsulate IPIP."""
+    """``blocks``: this node's. ``ipip_supported``: whether this kernel can decapsulate IPIP."""
 
     node: str
     addresses: Mapping[Family, IPAddress]
     settings: BgpSettings
     sessions: tuple[Session, ...]
     pools: tuple[RoutedPool, ...]
+    blocks: tuple[IPNetwork, ...]
     filters: Mapping[str, BGPFilter]
     ipip_supported: bool = False
 
@@ -61,11 +55,6 @@ def router_id(node: str, addresses: Mapping[Family, IPAddress]) -> str:
         return str(addresses[4])
     digest = hashlib.sha256(node.encode()).digest()
     return f"{digest[0] % 223 + 1}.{digest[1]}.{digest[2]}.{digest[3]}"
-
-
-def without_persistence(text: str) -> str:
-    """The same configuration, but BIRD takes its kernel routes with it when it ends."""
-    return text.replace(_PERSISTENT, _PERSISTENT.replace("persist; ", ""))
 
 
 class _Rendering:
@@ -109,30 +98,29 @@ class _Rendering:
             "  accept;",
             "}",
             f"filter cal_kernel_out{family} {{",
-            "  if source = RTS_STATIC then accept;",
+            "  if source = RTS_STATIC && dest != RTD_BLACKHOLE then accept;",
             "  if source != RTS_BGP then reject;",
             f"  if net ~ {encapsulated} then reject;" if encapsulated else "",
             "  accept;",
             "}",
             f"protocol kernel kernel{family} {{",
-            _PERSISTENT,
+            f"  learn; persist; scan time {SCAN_SECONDS}; graceful restart; merge paths on;",
             f"  ipv{family} {{ import filter cal_kernel_in{family}; export filter cal_kernel_out{family}; }};",
             "}",
         ]
         return "\n".join(line for line in lines if line)
 
     def _static(self) -> Iterator[str]:
-        """Host routes to peers that are reached by a gateway of their own."""
+        """Own blocks, and host routes to peers that are reached by a gateway of their own."""
         for family in FAMILIES:
-            routes = {
-                (str(session.address), str(session.reachable_by))
+            routes = [
+                f"route {session.address}/{32 if family == 4 else 128} via {session.reachable_by};"
                 for session in self._values.sessions
                 if session.family == family and session.reachable_by is not None
-            }
+            ]
+            routes += [f"route {block} blackhole;" for block in self._values.blocks if _is_block(block, family)]
             if routes:
-                length = 32 if family == 4 else 128
-                listed = " ".join(f"route {address}/{length} via {gateway};" for address, gateway in sorted(routes))
-                yield f"protocol static reachable{family} {{ ipv{family}; {listed} }}"
+                yield f"protocol static static{family} {{ ipv{family}; {' '.join(sorted(set(routes)))} }}"
 
     def _session(self, session: Session) -> str:
         local = f"local port {port} as" if (port := self._values.settings.port_of(self._values.node)) else "local as"
@@ -151,7 +139,7 @@ class _Rendering:
             f"keepalive time {session.keepalive_time};" if session.keepalive_time else "",
             "graceful restart on;",
             f"graceful restart time {session.restart_time or GRACEFUL_RESTART_SECONDS};",
-            "connect delay time 1; connect retry time 5; error wait time 2,10;",
+            f"connect delay time {CONNECT_SECONDS}; connect retry time 5; error wait time 2,10;",
             f"allow local as {session.allowed_local_as};" if session.allowed_local_as else "",
             f"rr client; rr cluster id {session.reflector_cluster};" if session.reflector_cluster else "",
             self._channel(session),
@@ -207,7 +195,7 @@ class _Rendering:
             *([f"if net ~ {hidden} then reject;"] if hidden else []),
             f"if !(net ~ {shown}) then reject;",
             *communities,
-            "if source = RTS_BGP then accept;",
+            "if source = RTS_BGP || (source = RTS_STATIC && dest = RTD_BLACKHOLE) then accept;",
             "if source != RTS_INHERIT || !defined(krt_source) || krt_source != 80 then reject;",
             'if dest = RTD_BLACKHOLE || ifname ~ "cali*" then accept;',
             "reject;",
@@ -220,6 +208,11 @@ class _Rendering:
 
     def _pools(self, family: Family) -> list[RoutedPool]:
         return [pool for pool in self._values.pools if pool.family == family and pool.workloads]
+
+
+def _is_block(network: IPNetwork, family: Family) -> bool:
+    """A block of one address is its workload's own route."""
+    return network.version == family and network.prefixlen < network.max_prefixlen
 
 
 def _set(networks: Iterable[IPNetwork]) -> str:

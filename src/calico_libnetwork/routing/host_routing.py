@@ -21,7 +21,7 @@ from calico_libnetwork.routing.vxlan import Vxlan
 
 
 class HostRouting:
-    """``apply`` before the routes are written: they lead through the devices that it makes."""
+    """``prepare`` makes the devices that routes lead through; ``conclude``, after the routes, ends what they replace."""
 
     def __init__(
         self, router: Router, kernel: Kernel, *, links: Links, bird: Bird, secrets_directory: Path = secrets.DIRECTORY
@@ -37,12 +37,12 @@ class HostRouting:
         self._secrets_asked: frozenset[tuple[str, str]] = frozenset()
 
     def distrust(self) -> None:
-        """The next ``apply`` reads the devices and the passwords anew."""
+        """The next ``prepare`` reads the devices and the passwords anew."""
         self._vxlan.stale = True
         self._ipip_applied = None
         self._secrets_asked = frozenset()
 
-    async def apply(self) -> tuple[Routing, list[Failure]]:
+    async def prepare(self) -> tuple[Routing, list[Failure]]:
         self._router.set_uplinks(self._uplinks())
         await self._read_secrets()
         if self._router.has_ipip_pools and not self._ipip_asked:
@@ -50,8 +50,11 @@ class HostRouting:
             self._router.set_ipip_supported(await self._kernel.run(ipip.supported))
         routing = self._router.desired()
         failures = await self._vxlan.apply(routing.vxlan) + await self._apply_ipip(routing)
-        self._bird.want(routing.bird, port=routing.bgp_port)
         return routing, failures
+
+    async def conclude(self, routing: Routing) -> None:
+        await self._vxlan.sweep(routing.vxlan)
+        self._bird.want(routing.bird, port=routing.bgp_port)
 
     def _uplinks(self) -> dict[Family, Uplink]:
         """Where the addresses are that our Node names."""

@@ -136,6 +136,7 @@ class Router:
             held = value is not None and affinity_state(value) != "pending"
         except InvalidResource:
             held = False
+        self._stale = self._stale or node == self._node  # BIRD's configuration names our blocks
         if held:
             self._destinations.add_block(network, node)
         else:
@@ -247,6 +248,7 @@ class Router:
                 settings=settings,
                 sessions=found,
                 pools=self._sorted_pools(),
+                blocks=tuple(sorted(self.local_blocks(), key=str)),
                 filters=cast("dict[str, BGPFilter]", self._of_kind("BGPFilter")),
                 ipip_supported=self._ipip_supported,
             )

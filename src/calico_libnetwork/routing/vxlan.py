@@ -51,16 +51,21 @@ class Vxlan:
         failures: list[Failure] = []
         for family in FAMILIES:
             vtep = state.devices.get(family)
+            if vtep is None:
+                continue
+            parent = self._links.by_name.get(vtep.parent)
             try:
-                if vtep is None:
-                    await self._kernel.run(_remove, DEVICES[family])
-                else:
-                    parent = self._links.by_name.get(vtep.parent)
-                    failures += await self._kernel.run(_ensure, vtep, state.remotes.get(family, ()), parent)
+                failures += await self._kernel.run(_ensure, vtep, state.remotes.get(family, ()), parent)
             except KernelRefused as error:
                 failures.append(Failure(DEVICES[family], f"VXLAN device {DEVICES[family]} cannot be set up: {error}"))
         self._applied = None if failures else state
         return failures
+
+    async def sweep(self, state: VxlanState) -> None:
+        """After the routes: a device that is not wanted any more may have carried traffic up to now."""
+        for family in FAMILIES:
+            if family not in state.devices and DEVICES[family] in self._links.by_name:
+                await self._kernel.run(_remove, DEVICES[family])
 
 
 def _remove(kernel: Socket, name: str) -> None:
