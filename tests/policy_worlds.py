@@ -51,12 +51,12 @@ def make_world(random: Random) -> World:
         (_profile, 3), (_tier, 3), (_policy, 6), (_network_set, 3), (_host_endpoint, 2), (_remote, 1), (_options, 1),
     ):  # fmt: skip
         for index in range(random.randint(0, most)):
-            key, document = maker(random, index)
-            world[key] = document
+            key, made = maker(random, index)
+            world[key] = made
     for number in range(1, WORKLOADS + 1):
         if random.random() < 0.9:
-            key, document = _workload(random, number)
-            world[key] = document
+            key, made = _workload(random, number)
+            world[key] = made
     return world
 
 
@@ -102,12 +102,12 @@ def make_flow(random: Random) -> Flow:
     return Flow(source, destination, protocol)
 
 
-def _document(
+def document(
     kind: str, name: str, spec: Document, namespace: str = "", **metadata: Any
 ) -> tuple[ResourceKey, Document]:
     metadata = {"name": name, **({"namespace": namespace} if namespace else {}), **metadata}
-    document = {"kind": kind, "apiVersion": "projectcalico.org/v3", "metadata": metadata, "spec": spec}
-    return ResourceKey(kind, name, namespace), document
+    value = {"kind": kind, "apiVersion": "projectcalico.org/v3", "metadata": metadata, "spec": spec}
+    return ResourceKey(kind, name, namespace), value
 
 
 def _labels(random: Random) -> dict[str, str]:
@@ -121,28 +121,34 @@ def _labels(random: Random) -> dict[str, str]:
     return labels
 
 
-def _workload(random: Random, number: int, node: str = NODE) -> tuple[ResourceKey, Document]:
+def workload(
+    number: int, *, node: str = NODE, labels: dict[str, str] | None = None, **spec: Any
+) -> tuple[ResourceKey, Document]:
     endpoint = f"{number:04x}".ljust(64, "0")
-    names = ("red", "blue", "p0", "projectcalico-default-allow", "missing")
-    spec: Document = {
+    usual = {
         "orchestrator": "libnetwork",
         "workload": "libnetwork",
         "node": node,
         "endpoint": endpoint,
         "interfaceName": interface(number),
         "ipNetworks": [f"{address}/{address.max_prefixlen}" for address in addresses(number)],
-        "profiles": random.choices(names, weights=(4, 3, 3, 6, 1), k=random.choice((0, 1, 1, 1, 2, 2))),
     }
+    name = f"{node}-libnetwork-libnetwork-{endpoint}"
+    return document("WorkloadEndpoint", name, usual | spec, "libnetwork", labels=labels or {})
+
+
+def _workload(random: Random, number: int, node: str = NODE) -> tuple[ResourceKey, Document]:
+    names = ("red", "blue", "p0", "projectcalico-default-allow", "missing")
+    spec: Document = {"profiles": random.choices(names, weights=(4, 3, 3, 6, 1), k=random.choice((0, 1, 1, 1, 2, 2)))}
     if random.random() < 0.3:
         spec["ports"] = _named_ports(random)
-    name = f"{node}-libnetwork-libnetwork-{endpoint}"
-    return _document("WorkloadEndpoint", name, spec, "libnetwork", labels=_labels(random))
+    return workload(number, node=node, labels=_labels(random), **spec)
 
 
 def _remote(random: Random, index: int) -> tuple[ResourceKey, Document]:
-    key, document = _workload(random, 100 + index, node="n2")
-    document["spec"]["ipNetworks"] = ["198.51.100.7/32", "2001:db8:1::7/128"]
-    return key, document
+    key, remote = _workload(random, 100 + index, node="n2")
+    remote["spec"]["ipNetworks"] = ["198.51.100.7/32", "2001:db8:1::7/128"]
+    return key, remote
 
 
 def _named_ports(random: Random) -> list[Document]:
@@ -165,7 +171,7 @@ def _profile(random: Random, index: int) -> tuple[ResourceKey, Document]:
             spec[direction] = [
                 rule for rule in (_rule(random) for _ in range(random.randint(0, 3))) if rule["action"] != "Pass"
             ]
-    return _document("Profile", name, spec)
+    return document("Profile", name, spec)
 
 
 def _tier(random: Random, index: int) -> tuple[ResourceKey, Document]:
@@ -173,7 +179,7 @@ def _tier(random: Random, index: int) -> tuple[ResourceKey, Document]:
     order = random.choice((None, -5, 1, 1, 2.5, 2000000))
     if order is not None:
         spec["order"] = order
-    return _document("Tier", ("alpha", "beta", "default")[index], spec)
+    return document("Tier", ("alpha", "beta", "default")[index], spec)
 
 
 def _policy(random: Random, index: int) -> tuple[ResourceKey, Document]:
@@ -190,27 +196,27 @@ def _policy(random: Random, index: int) -> tuple[ResourceKey, Document]:
         if random.random() < 0.8:
             spec[direction] = [_rule(random) for _ in range(random.randint(0, 4))]
     if random.random() < 0.3:
-        return _document("NetworkPolicy", f"n{index}", spec, random.choice(("libnetwork", "libnetwork", "other")))
+        return document("NetworkPolicy", f"n{index}", spec, random.choice(("libnetwork", "libnetwork", "other")))
     if random.random() < 0.15:
         spec["namespaceSelector"] = random.choice(("all()", "has(team)"))
     if random.random() < 0.05:
         spec |= {"applyOnForward": True, random.choice(("doNotTrack", "preDNAT")): True}
-    return _document("GlobalNetworkPolicy", f"g{index}", spec)
+    return document("GlobalNetworkPolicy", f"g{index}", spec)
 
 
 def _network_set(random: Random, index: int) -> tuple[ResourceKey, Document]:
     nets = random.sample(_NETS[4] + _NETS[6], k=random.randint(0, 4))
     labels = {"set": random.choice(("wide", "narrow"))} | _labels(random)
     if random.random() < 0.3:
-        return _document("NetworkSet", f"s{index}", {"nets": nets}, "libnetwork", labels=labels)
-    return _document("GlobalNetworkSet", f"s{index}", {"nets": nets}, labels=labels)
+        return document("NetworkSet", f"s{index}", {"nets": nets}, "libnetwork", labels=labels)
+    return document("GlobalNetworkSet", f"s{index}", {"nets": nets}, labels=labels)
 
 
 def _host_endpoint(random: Random, index: int) -> tuple[ResourceKey, Document]:
     expected = [str(address) for address in random.sample(OUTSIDE, k=2)]
     spec: Document = {"node": random.choice((NODE, "n2")), "interfaceName": "eth0", "expectedIPs": expected}
     spec |= {"ports": _named_ports(random), "profiles": random.choice(([], ["red"]))}
-    return _document("HostEndpoint", f"h{index}", spec, labels=_labels(random))
+    return document("HostEndpoint", f"h{index}", spec, labels=_labels(random))
 
 
 def _options(random: Random, index: int) -> tuple[ResourceKey, Document]:
@@ -219,7 +225,7 @@ def _options(random: Random, index: int) -> tuple[ResourceKey, Document]:
         spec |= {"allowVXLANPacketsFromWorkloads": True, "allowIPIPPacketsFromWorkloads": True}
     if random.random() < 0.3:
         spec["nftablesFilterDenyAction"] = "Reject"
-    return _document("FelixConfiguration", random.choice(("default", f"node.{NODE}", "node.other")), spec)
+    return document("FelixConfiguration", random.choice(("default", f"node.{NODE}", "node.other")), spec)
 
 
 def _rule(random: Random) -> Document:

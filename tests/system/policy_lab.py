@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from calico_libnetwork.dataplane.table import Table
 from calico_libnetwork.model.kinds import ResourceKey, decode
 from calico_libnetwork.model.resources import AnyResource
 from tests.system.conftest import Namespace, Workloads, enter
-from tests.system.packets import Packet, encode, number_of
+from tests.system.packets import UDP, Packet, encode, number_of
 
 T = TypeVar("T")
 Address = IPv4Address | IPv6Address
@@ -42,6 +43,7 @@ OUTSIDE: tuple[Address, ...] = (
 _ETH_P = {4: 0x0800, 6: 0x86DD}
 _ETH_P_ALL = 0x0003
 _PACKET_OUTGOING = 4
+_MESSENGER = Packet(OUTSIDE[0], HOST_V4, UDP, 9, 9)
 _SILENT = "table inet silent { chain input { type filter hook input priority 0; policy drop; }\n}\n"
 
 
@@ -178,35 +180,47 @@ class Lab:
 
     def deliver(self, packets: Iterable[Packet], *, via: str = "") -> list[bool]:
         """Which of the packets, sent in this order, reach their destination. ``via``: the interface they leave by."""
-        self._forget_flows()
-        listed = list(packets)
-        numbers = []
-        for packet in listed:
-            self._number += 1
-            numbers.append(self._number)
-            port = self._ports[via or self._where[packet.source]]
-            frame = bytes.fromhex(HOST_MAC.replace(":", "")) + b"\x02" * 6
-            frame += struct.pack("!H", _ETH_P[packet.source.version]) + encode(packet, self._number)
-            port.socket.send(frame)
-        arrived = self._arrived()
-        return [
-            number in arrived.get(self._where[packet.destination], set())
-            for number, packet in zip(numbers, listed, strict=True)
-        ]
+        self.forget_flows()
+        self.forget_arrivals()
+        sent = [(self.send(packet, via=via), packet) for packet in packets]
+        arrived = self.arrived()
+        return [number in arrived[self._where[packet.destination]] for number, packet in sent]
+
+    def send(self, packet: Packet, *, via: str = "") -> int:
+        """The number by which the packet is known when it arrives."""
+        self._number += 1
+        port = self._ports[via or self._where[packet.source]]
+        frame = bytes.fromhex(HOST_MAC.replace(":", "")) + b"\x02" * 6
+        port.socket.send(frame + struct.pack("!H", _ETH_P[packet.source.version]) + encode(packet, self._number))
+        return self._number
 
     def delivered(self, packet: Packet) -> bool:
         return self.deliver([packet])[0]
 
-    def _arrived(self) -> dict[str, set[int]]:
-        """Everything is processed on this CPU, in order, before ``send`` returns."""
-        arrived = {}
+    def forget_arrivals(self) -> None:
+        self.arrived()
+        for port in (*self._ports.values(), *self._host_ports):
+            port.arrived.clear()
+
+    def arrived(self) -> dict[str, set[int]]:
+        """The numbers of the packets that arrived, by place.
+
+        Everything sent from here is processed on one processor, in order, two queues per packet: what was sent
+        before the last of two messengers has arrived or never will.
+        """
+        for _ in range(2):
+            messenger = self.send(_MESSENGER)
+            deadline = time.monotonic() + 5
+            while not any(messenger in port.arrived for port in self._host_ports):
+                if time.monotonic() > deadline:
+                    raise AssertionError("a packet from the outside to the host does not arrive")
+                for port in self._host_ports:
+                    port.collect()
+        arrived: dict[str, set[int]] = {}
         for name, port in self._ports.items():
             port.collect()
             arrived[name] = port.arrived
-        arrived["host"] = set()
-        for port in self._host_ports:
-            port.collect()
-            arrived["host"] |= port.arrived
+        arrived["host"] = set().union(*(port.arrived for port in self._host_ports))
         return arrived
 
     def _prepare_host(self) -> None:
@@ -265,7 +279,7 @@ class Lab:
         self._stack.callback(made.close)
         return made
 
-    def _forget_flows(self) -> None:
+    def forget_flows(self) -> None:
         """Empties this namespace's connection tracking: a delete message that names no flow deletes all."""
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as netlink:
             message = struct.pack("=IHHIIBBH", 20, (1 << 8) | 2, 0x1 | 0x4, 1, 0, 0, 0, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from calico_libnetwork.dataplane.nft_listing import mark, set_mark
-from calico_libnetwork.dataplane.nft_program import addition, difference, render
+from calico_libnetwork.dataplane.nft_program import addition, difference, preparation, render
 from calico_libnetwork.dataplane.table import Chain, SetSpec, Table
 
 MAP = SetSpec("map", "type ifname : verdict;")
@@ -104,14 +104,39 @@ def test_changed_set_replaces_the_table_in_the_same_transaction() -> None:
     assert "add element inet t from_wl { cali0 : goto sig_a }" in lines
 
 
-def test_addition_takes_nothing_away() -> None:
+def test_addition_takes_nothing_away_and_leaves_chains_that_hold_rules() -> None:
     table = written()
     table.elements.want_exactly({})
     table.chains.unwant("sig_a")
     table.chains.want("forward", Chain(("drop",), HOOK))
+    assert not addition(table)
+    table.chains.observe("forward", Chain(("",), HOOK))  # flushed, or filled by somebody else
     lines = render(table, addition(table)).splitlines()
     assert not [line for line in lines if line.startswith("delete")]
     assert "flush chain inet t forward" in lines
+
+
+def test_new_chains_and_sets_are_prepared_before_anything_refers_to_them() -> None:
+    table = written()
+    table.chains.want("forward", Chain(("ip saddr @n4_b accept",), HOOK))
+    table.chains.want("sig_b", Chain(("ip saddr @s4_b accept", "drop")))
+    table.sets.want("s4_b", SetSpec("set", "type ipv4_addr;"))
+    table.elements.want(("s4_b", "10.0.0.1"), "")
+    table.elements.want(("from_wl", "cali9"), "goto sig_b")
+    plan = preparation(table)
+    assert (set(plan.chains), set(plan.sets), set(plan.elements)) == ({"sig_b"}, {"s4_b"}, {("s4_b", "10.0.0.1")})
+    plan.settle(table)
+    rest = difference(table)
+    assert (set(rest.chains), set(rest.elements)) == ({"forward"}, {("from_wl", "cali9")})
+    assert not preparation(table)
+
+
+def test_a_new_plain_set_alone_needs_no_preparation_but_an_interval_set_does() -> None:
+    table = written()
+    table.sets.want("s4_b", SetSpec("set", "type ipv4_addr;"))
+    assert not preparation(table)
+    table.sets.want("n4_b", SetSpec("set", "type ipv4_addr; flags interval;"))
+    assert set(preparation(table).sets) == {"s4_b", "n4_b"}
 
 
 def test_what_is_wanted_meanwhile_is_still_to_do() -> None:

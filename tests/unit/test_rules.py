@@ -93,12 +93,12 @@ class Host:
 _CONNTRACK = "ct state vmap { established : accept, related : accept, invalid : drop }"
 
 
-def _texts(rule: Spec, wide: frozenset[int] = frozenset()) -> list[str]:
+def _texts(rule: Spec, network_sets: Mapping[int, str] | None = None) -> list[str]:
     findings: list[Finding] = []
     key = ResourceKey("GlobalNetworkPolicy", "p")
     compiled = compile_rules([msgspec.convert(rule, Rule)], key=key, direction="ingress", findings=findings)
     assert not findings
-    return rule_texts(compiled[0], "accept", lambda selector: wide)
+    return rule_texts(compiled[0], "accept", lambda selector: network_sets or {})
 
 
 @pytest.mark.parametrize(
@@ -150,10 +150,8 @@ def test_a_selector_with_networks_is_two_sets_and_negated_neither_of_them() -> N
     name = plain.split("@")[1].split()[0]
     assert name.startswith("s4_")
     assert plain == f"meta nfproto ipv4 ip saddr @{name} ip daddr != @{name} accept"
-    networks = name.replace("s4", "n4")
-    assert _texts(rule, frozenset((4,))) == [
-        f"meta nfproto ipv4 ip saddr @{one} ip daddr != @{name} ip daddr != @{networks} accept"
-        for one in (name, networks)
+    assert _texts(rule, {4: "n4_x", 6: "n6_x"}) == [
+        f"meta nfproto ipv4 ip saddr @{one} ip daddr != @{name} ip daddr != @n4_x accept" for one in (name, "n4_x")
     ]
 
 
@@ -413,6 +411,34 @@ def test_the_name_says_whose_endpoint_it_is(name: str, *, local: bool) -> None:
     assert bool(host.ruleset.local_endpoints) is local
 
 
+def test_networks_that_change_are_a_new_set_and_equal_networks_the_same() -> None:
+    host = Host()
+    host.put_workload(1)
+    rules = [{"action": "Allow", "source": {"selector": selector}} for selector in ("has(a)", "has(b)")]
+    host.put("GlobalNetworkPolicy", "p", {"types": ["Ingress"], "ingress": rules})
+
+    def sets() -> dict[str, set[str]]:
+        host.render()
+        found: dict[str, set[str]] = {name: set() for name in host.table.sets.desired if name.startswith("n4_")}
+        for name, element in host.table.elements.desired:
+            if name in found:
+                found[name].add(element)
+        return found
+
+    nets = ["10.0.0.0/8", "10.1.0.0/16", "192.0.2.1", "192.0.2.128/25"]
+    host.put("GlobalNetworkSet", "s", {"nets": nets}, labels={"a": "", "b": ""})
+    before = sets()
+    assert list(before.values()) == [{"10.0.0.0/8", "192.0.2.1", "192.0.2.128/25"}]
+    host.put("GlobalNetworkSet", "s", {"nets": ["10.1.0.0/16"]}, labels={"a": "", "b": ""})
+    assert list(sets().values()) == [{"10.1.0.0/16"}]
+    assert sets().keys().isdisjoint(before)
+    host.put("GlobalNetworkSet", "s", {"nets": ["10.1.0.0/16"]}, labels={"b": ""})
+    host.put("GlobalNetworkSet", "t", {"nets": ["fd00::/8"]}, labels={"a": ""})
+    assert list(sets().values()) == [{"10.1.0.0/16"}]
+    host.delete(ResourceKey("GlobalNetworkSet", "s"))
+    assert sets() == {}
+
+
 def test_two_owners_of_one_address_keep_it_in_the_set_until_both_are_gone() -> None:
     host = Host()
     host.put(
@@ -449,7 +475,7 @@ def test_configuration_of_the_node_wins_and_bad_values_are_findings() -> None:
     host.put("FelixConfiguration", "node.n1", {"defaultEndpointToHostAction": "RETURN", "natPortRange": "5:x"})
     host.put("FelixConfiguration", "node.n2", {"vxlanPort": 1})
     host.render()
-    assert not host.table.chains.desired["input_host"].rules
+    assert list(host.table.chains.desired["input_host"].rules) == ['iifname "cali*" accept']
     assert "udp dport 4790" in host.table.chains.desired["forward_egress"].rules[0]
     assert host.findings() == [("FelixConfiguration(node.n1)", "error", "configuration")]
     host.delete(ResourceKey("FelixConfiguration", "node.n1"))

@@ -85,15 +85,42 @@ def difference(table: Table) -> Plan:
     )
 
 
+def preparation(table: Table) -> Plan:
+    """New chains and new sets with their elements, before anything refers to them.
+
+    A transaction is not one instant for every packet. Interval elements become visible a little later than rules,
+    and a packet that is on its way when the rules change finds new chains empty: in between, policy would have holes.
+    """
+    actual = table.chains.actual
+    chains = {name: chain for name, chain in table.chains.changes().items() if name not in actual and not chain.hook}
+    sets = {name: spec for name, spec in table.sets.changes().items() if name not in table.sets.actual}
+    if not chains and not any("interval" in spec.declaration for spec in sets.values()):
+        return Plan(whole=False, sets={}, chains={}, elements={})
+    elements = table.elements.changes() if sets else {}
+    return Plan(
+        whole=False,
+        sets=sets,
+        chains=chains,
+        elements={element: verdict for element, verdict in elements.items() if element[0] in sets},
+        known_chains=frozenset(actual),
+    )
+
+
 def addition(table: Table) -> Plan:
-    """What is missing, without taking anything away."""
+    """What is missing, without taking anything away: a chain that holds rules of ours stays as it is."""
+    actual = table.chains.actual
+    chains = {
+        name: chain
+        for name, chain in table.chains.changes().items()
+        if name not in actual or not any(actual[name].rules)
+    }
     return Plan(
         whole=False,
         sets={name: spec for name, spec in table.sets.changes().items() if name not in table.sets.actual},
-        chains=table.chains.changes(),
+        chains=chains,
         elements={e: verdict for e, verdict in table.elements.changes().items() if e not in table.elements.actual},
-        rehooked=_rehooked(table),
-        known_chains=frozenset(table.chains.actual),
+        rehooked=_rehooked(table) & chains.keys(),
+        known_chains=frozenset(actual),
     )
 
 

@@ -1,5 +1,7 @@
 """The writer of one nftables table: what differs between wanted and actual, in one transaction.
 
+What is new and not yet referred to is made in a transaction before it, so that no packet finds it half made.
+
 Every rule and set we make carries a comment, the hash of the text it was made from, so that a restarted process, or
 one looking after somebody else's edit, recognises what is right and rewrites only the rest. A refused transaction
 changes nothing; then the kernel is read and the difference tried once more, and then the whole table is replaced, in
@@ -14,7 +16,15 @@ import structlog
 
 from calico_libnetwork.dataplane.nft import Nft
 from calico_libnetwork.dataplane.nft_listing import TableListing, canonical, hook_text, parse_listing, set_mark
-from calico_libnetwork.dataplane.nft_program import Element, Plan, addition, difference, render, replacement
+from calico_libnetwork.dataplane.nft_program import (
+    Element,
+    Plan,
+    addition,
+    difference,
+    preparation,
+    render,
+    replacement,
+)
 from calico_libnetwork.dataplane.table import Chain, SetSpec, Table
 from calico_libnetwork.errors import DataplaneError
 
@@ -49,7 +59,7 @@ class TableWriter:
         if self.table.in_sync:
             return False
         try:
-            await self._write(difference(self.table))
+            await self._write_difference()
         except DataplaneError as error:
             _log.warning("nft refused a change, reading the table back", table=self._name, error=str(error))
             await self._apply_after_refusal()
@@ -59,9 +69,11 @@ class TableWriter:
         """Adds what is missing of the skeleton that ``table`` holds now, and removes nothing.
 
         For the start, when the endpoints are not known yet: what an earlier process allowed stays allowed. Where the
-        skeleton cannot be fitted into that process's table, the table stays as it is.
+        skeleton cannot be fitted into that process's table, the table stays as it is. The next ``apply`` reads again,
+        since only what is wanted by then can be recognised.
         """
         await self.read()
+        self.stale = True
         plan = addition(self.table)
         if not plan:
             return False
@@ -82,10 +94,14 @@ class TableWriter:
     async def _apply_after_refusal(self) -> None:
         await self.read()
         try:
-            await self._write(difference(self.table))
+            await self._write_difference()
         except DataplaneError as error:
             _log.warning("nft refused again, replacing the table", table=self._name, error=str(error))
             await self._write(replacement(self.table))
+
+    async def _write_difference(self) -> None:
+        await self._write(preparation(self.table))
+        await self._write(difference(self.table))
 
     async def _write(self, plan: Plan) -> None:
         if not plan:

@@ -175,7 +175,7 @@ class Chains:
 
     def _texts(self, rule: RuleMatch, compiled: CompiledPolicy | CompiledProfile) -> list[str]:
         prefix = _log_prefix(self.options.log_prefix, compiled) if rule.action == "log" else ""
-        return rule_texts(rule, verdict_text(rule.action, self.options, prefix), self.members.wide)
+        return rule_texts(rule, verdict_text(rule.action, self.options, prefix), self.members.network_sets)
 
     def _use_sets(
         self,

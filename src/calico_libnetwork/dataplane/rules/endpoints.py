@@ -147,20 +147,14 @@ def host_owner(key: ResourceKey, resource: HostEndpoint, findings: list[Finding]
 
 
 def network_set_owner(key: ResourceKey, resource: NetworkSet, findings: list[Finding]) -> Owner:
-    addresses: list[tuple[int, str]] = []
     networks: list[Network] = []
     for position, text in enumerate(resource.spec.nets or ()):
         try:
-            network = parse_network(text)
+            networks.append(parse_network(text))
         except ValueError:
             field = f"spec.nets[{position}]"
             findings.append(Finding(key, "error", "nets", field, f"{text!r} is no address or CIDR; it is left out"))
-            continue
-        if network.prefixlen == network.max_prefixlen:
-            addresses.append((network.version, names.network_text(network)))
-        else:
-            networks.append(network)
-    return Owner(tuple(dict.fromkeys(addresses)), tuple(dict.fromkeys(networks)))
+    return Owner(networks=tuple(dict.fromkeys(networks)))
 
 
 def _endpoint_owner(addresses: tuple[IPv4Address | IPv6Address, ...], ports: tuple[EndpointPort, ...] | None) -> Owner:

@@ -1,12 +1,12 @@
 """One rule of Calico as nft rules: usually one, or one per IP version where addresses are compared.
 
-A selector is a set of single addresses and, while networks are among its members, a set of intervals beside it; a
-positive match on both is two rules. Ports by number and by name are alternatives in the same way.
+A selector is a set of endpoints' addresses and, where network sets are among its members, a set of intervals beside
+it; a positive match on both is two rules. Ports by number and by name are alternatives in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 
 from calico_libnetwork.dataplane.rules import names
@@ -16,8 +16,8 @@ from calico_libnetwork.policy.entity import EntityMatch, Network, PortMatch, cov
 from calico_libnetwork.policy.rule import PROTOCOLS, Action, ICMPMatch, RuleMatch
 
 EVERY_ENDPOINT = parse("all()")
-# the IP versions in which a selector has networks among its members
-Wide = Callable[[Selector], frozenset[int]]
+# by IP version, the set that holds the networks among a selector's members, where there are any
+NetworkSetNames = Callable[[Selector], Mapping[int, str]]
 
 _PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 _LOG_PREFIX_LIMIT = 127
@@ -46,14 +46,14 @@ def verdict_text(action: Action, options: Options, log_prefix: str) -> str:
     return f'{limit}log prefix "{log_prefix[:_LOG_PREFIX_LIMIT]}" level info'
 
 
-def rule_texts(rule: RuleMatch, verdict: str, wide: Wide) -> list[str]:
+def rule_texts(rule: RuleMatch, verdict: str, network_sets: NetworkSetNames) -> list[str]:
     if rule.versions == {4, 6} and not _compares_addresses(rule):
         return [_joined(_protocol(rule), _plain_ports(rule), verdict)]
     texts: list[str] = []
     for version in sorted(rule.versions):
         alternatives = (
-            _addresses(rule.source, version, "saddr", wide),
-            _addresses(rule.destination, version, "daddr", wide),
+            _addresses(rule.source, version, "saddr", network_sets),
+            _addresses(rule.destination, version, "daddr", network_sets),
             _ports(rule, rule.source, version, "s"),
             _ports(rule, rule.destination, version, "d"),
         )
@@ -88,25 +88,26 @@ def _protocol(rule: RuleMatch) -> str:
     )
 
 
-def _addresses(entity: EntityMatch, version: int, side: str, wide: Wide) -> list[str]:
+def _addresses(entity: EntityMatch, version: int, side: str, network_sets: NetworkSetNames) -> list[str]:
     field = f"{'ip' if version == 4 else 'ip6'} {side}"
     conditions = _joined(
         _networks(entity.nets, version, f"{field} "),
         _networks(entity.not_nets, version, f"{field} != "),
-        "" if entity.not_selector is None else _outside(entity.not_selector, version, field, wide),
+        "" if entity.not_selector is None else _outside(entity.not_selector, version, field, network_sets),
     )
     selector = entity.selector
     if selector is None:
         return [conditions]
-    sets = [names.address_set(version, selector)]
-    if version in wide(selector):
-        sets.append(names.network_set(version, selector))
-    return [_joined(conditions, f"{field} @{name}") for name in sets]
+    return [_joined(conditions, f"{field} @{name}") for name in _set_names(selector, version, network_sets)]
 
 
-def _outside(selector: Selector, version: int, field: str, wide: Wide) -> str:
-    networks = f"{field} != @{names.network_set(version, selector)}" if version in wide(selector) else ""
-    return _joined(f"{field} != @{names.address_set(version, selector)}", networks)
+def _outside(selector: Selector, version: int, field: str, network_sets: NetworkSetNames) -> str:
+    return _joined(*(f"{field} != @{name}" for name in _set_names(selector, version, network_sets)))
+
+
+def _set_names(selector: Selector, version: int, network_sets: NetworkSetNames) -> list[str]:
+    found = network_sets(selector).get(version)
+    return [names.address_set(version, selector), *([found] if found else [])]
 
 
 def _networks(networks: tuple[Network, ...], version: int, match: str) -> str:

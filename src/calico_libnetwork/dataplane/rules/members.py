@@ -1,7 +1,12 @@
 """Who is a member of what: addresses in the sets of the selectors that match their owner's labels.
 
 Owners are the workload endpoints and host endpoints of all nodes and the network sets. A set exists while a chain
-uses it; then every change of an owner is a change of a few elements, whatever the size of the set.
+uses it; then every change of an endpoint is a change of a few elements, whatever the size of the set.
+
+What network sets bring in is in interval sets beside those of the endpoints' addresses. The kernel makes a
+transaction's rules and plain elements visible at one instant, but interval elements a little later, and meanwhile
+packets would see new rules with old intervals. So an interval set is named by its content and never changes: the
+writer fills a new one before any rule names it, and the rules go over from one to the other at once.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ _PORTS = {version: SetSpec("set", f"type ipv{version}_addr . inet_proto . inet_s
 
 @dataclass(slots=True, eq=False)
 class Owner:
-    """What one resource brings in: single addresses as nft texts, wider networks, and named ports.
+    """What one resource brings in: an endpoint its addresses and named ports, a network set its networks.
 
     ``addresses`` are (IP version, text); ``ports`` (name, IP version, text of the concatenation).
     """
@@ -39,18 +44,24 @@ class Owner:
 class _SelectorSets:
     """``users`` are the chains that name the sets.
 
-    ``networks`` counts every network among the members, ``cover`` is what the interval sets hold.
+    ``networks`` counts every network among the members; ``network_sets`` are the names of the sets that cover them.
     """
 
     address_names: dict[int, str]
     users: set[str] = field(default_factory=set)
     port_users: dict[str, set[str]] = field(default_factory=dict)
     networks: Counter[Network] = field(default_factory=Counter)
-    cover: dict[int, list[Network]] = field(default_factory=lambda: {4: [], 6: []})
+    network_sets: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class _NetworkSet:
+    texts: tuple[str, ...]
+    users: int = 0
 
 
 class Members:
-    """``stale_chains`` collects the chains whose text depends on whether a selector has networks, when that changed."""
+    """``stale_chains`` collects the chains that name an interval set in whose place there is another now."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
@@ -59,11 +70,12 @@ class Members:
         self._holders: dict[str, tuple[Owner, ...]] = {}
         self._sets: dict[Selector, _SelectorSets] = {}
         self._changed_networks: set[Selector] = set()
+        self._network_sets: dict[str, _NetworkSet] = {}
         self.stale_chains: set[str] = set()
 
-    def wide(self, selector: Selector) -> frozenset[int]:
-        """The IP versions in which networks are among the members of a selector in use."""
-        return frozenset(version for version, cover in self._sets[selector].cover.items() if cover)
+    def network_sets(self, selector: Selector) -> Mapping[int, str]:
+        """By IP version, the set of the networks among the members of a selector in use."""
+        return self._sets[selector].network_sets
 
     def add(self, owner: Owner, labels: Mapping[str, str]) -> None:
         label_set = owner.label_set = self._index.hold_labels(labels)
@@ -140,7 +152,7 @@ class Members:
             self._forget(selector, sets)
 
     def settle(self) -> None:
-        """Brings the interval sets up to date, once per batch: their elements depend on one another."""
+        """Chooses the interval sets anew, once per batch, where networks came or went."""
         for selector in self._changed_networks:
             sets = self._sets.get(selector)
             if sets is not None:
@@ -205,17 +217,33 @@ class Members:
         return any(port in owner.ports for owner in self._members(selector) if owner is not leaving)
 
     def _cover(self, selector: Selector, sets: _SelectorSets) -> None:
+        before, after = sets.network_sets, {}
         for version in _VERSIONS:
-            name = names.network_set(version, selector)
-            before, after = sets.cover[version], covering(sets.networks, version)
-            if bool(before) != bool(after):
-                self.stale_chains |= sets.users
-                if after:
-                    self._table.sets.want(name, _NETWORKS[version])
-            for network in set(before) - set(after):
-                self._table.elements.unwant((name, names.network_text(network)))
-            for network in set(after) - set(before):
-                self._table.elements.want((name, names.network_text(network)), "")
-            if before and not after:
-                self._table.sets.unwant(name)
-            sets.cover[version] = after
+            texts = tuple(names.network_text(network) for network in covering(sets.networks, version))
+            if texts:
+                after[version] = names.network_set(version, texts)
+                self._hold_networks(after[version], version, texts)
+        for name in before.values():
+            self._drop_networks(name)
+        if before != after:
+            self.stale_chains |= sets.users
+            sets.network_sets = after
+
+    def _hold_networks(self, name: str, version: int, texts: tuple[str, ...]) -> None:
+        """Selectors with the same networks share the set."""
+        held = self._network_sets.get(name)
+        if held is None:
+            held = self._network_sets[name] = _NetworkSet(texts)
+            self._table.sets.want(name, _NETWORKS[version])
+            for text in texts:
+                self._table.elements.want((name, text), "")
+        held.users += 1
+
+    def _drop_networks(self, name: str) -> None:
+        held = self._network_sets[name]
+        held.users -= 1
+        if not held.users:
+            del self._network_sets[name]
+            self._table.sets.unwant(name)
+            for text in held.texts:
+                self._table.elements.unwant((name, text))

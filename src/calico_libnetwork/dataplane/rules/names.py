@@ -44,8 +44,9 @@ def address_set(version: int, selector: Selector) -> str:
     return f"s{version}_{digest(selector.canonical)}"
 
 
-def network_set(version: int, selector: Selector) -> str:
-    return f"n{version}_{digest(selector.canonical)}"
+def network_set(version: int, networks: Iterable[str]) -> str:
+    """By content: such a set is never changed, see ``members``."""
+    return content_name(f"n{version}", networks)
 
 
 def port_set(version: int, selector: Selector, name: str) -> str:

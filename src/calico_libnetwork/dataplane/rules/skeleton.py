@@ -141,8 +141,9 @@ def _input_egress(options: Options, *, vxlan: bool) -> tuple[str, ...]:
 
 
 def _to_host(options: Options) -> tuple[str, ...]:
+    """Never without a rule: an empty chain is one that somebody flushed, and a starting process closes it."""
     if options.endpoint_to_host != "drop":
-        return ()
+        return tuple(_each(options, "iifname PREFIX accept"))
     return (
         *_each(options, "iifname PREFIX ct state established,related accept"),
         *_each(options, f"iifname PREFIX {_ROUTER_ICMPV6}"),
