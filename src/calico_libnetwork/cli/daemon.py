@@ -206,6 +206,8 @@ async def _supervised(name: str, work: Callable[[], Coroutine[Any, Any, None]]) 
         try:
             await work()
         except Exception:  # noqa: BLE001 - whatever it is, the rest of the process serves on
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                return  # a failure on the way out
             _log.exception("task failed, starting it again", task=name)
             await asyncio.sleep(RESTART_SECONDS)
         else:

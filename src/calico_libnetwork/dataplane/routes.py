@@ -23,7 +23,7 @@ from calico_libnetwork.dataplane import rtnetlink, sysctl
 from calico_libnetwork.dataplane.delta import Delta
 from calico_libnetwork.dataplane.kernel import Failure, Kernel
 from calico_libnetwork.dataplane.links import Links
-from calico_libnetwork.dataplane.netlink import Answer, Socket
+from calico_libnetwork.dataplane.netlink import Answer, Message, Socket
 from calico_libnetwork.dataplane.rtnetlink import (
     PROTOCOL_BOOT,
     PROTOCOL_CALICO,
@@ -33,6 +33,7 @@ from calico_libnetwork.dataplane.rtnetlink import (
     RouteInfo,
     RouteKind,
 )
+from calico_libnetwork.errors import KernelRefused
 from calico_libnetwork.model.names import INTERFACE_PREFIX
 
 WORKLOAD_METRIC = 1024
@@ -241,5 +242,15 @@ def _is_automatic(info: RouteInfo) -> bool:
 
 def _read(kernel: Socket) -> list[RouteInfo]:
     families = (socket.AF_INET, socket.AF_INET6) if sysctl.ipv6_available() else (socket.AF_INET,)
-    messages = [message for family in families for message in kernel.dump(*rtnetlink.list_routes(family))]
+    messages = [message for family in families for message in _dump(kernel, family)]
     return [info for info in map(rtnetlink.parse_route, messages) if info is not None]
+
+
+def _dump(kernel: Socket, family: int) -> list[Message]:
+    """A namespace in which no route was ever made has no main table yet."""
+    try:
+        return kernel.dump(*rtnetlink.list_routes(family))
+    except KernelRefused as error:
+        if error.errno == errno.ENOENT:
+            return []
+        raise
