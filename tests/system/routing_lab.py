@@ -227,7 +227,7 @@ class Lab:
         index = len(self.workloads.made)
         name = f"cali{index}"
         host.namespace.run("ip", "link", "add", name, "type", "veth", "peer", "name", f"temp{index}")
-        host.namespace.run("sysctl", "-qw", f"net.ipv4.conf.{name}.proxy_arp=1", f"net.ipv6.conf.{name}.accept_dad=0")
+        host.namespace.run("sysctl", "-qw", f"net.ipv4.conf.{name}.proxy_arp=1", f"net.ipv4.neigh.{name}.proxy_delay=0")
         host.namespace.run("ip", "link", "set", name, "address", "ee:ee:ee:ee:ee:ee", "up")
         made = self.workloads.namespace()
         host.namespace.run("ip", "link", "set", f"temp{index}", "netns", made.path)

@@ -112,6 +112,39 @@ async def test_a_killed_bird_keeps_its_routes_on_all_hosts_and_comes_back(lab: L
     assert [line for line in on_a.lines if "10.66.1.0/26" in line and "Deleted" in line] == []
 
 
+async def test_traffic_does_not_notice_bird_being_killed_reconfigured_or_stopped(lab: Lab) -> None:
+    a, b = await mesh(lab, "ab")
+    lab.claim("a", "10.66.0.0/26", "fd66::/122")
+    lab.claim("b", "10.66.0.64/26", "fd66::40/122")
+    await lab.sync()
+    one = lab.workload(a, "10.66.0.1/32", "fd66::1/128")
+    lab.workload(b, "10.66.0.65/32", "fd66::41/128")
+    for host, other in ((a, ("10.66.0.64/26", "fd66::40/122")), (b, ("10.66.0.0/26", "fd66::/122"))):
+        for block in other:
+            await host.routed(block, "via")
+    pings = [one.start("ping", "-q", "-i", "0.02", target) for target in ("10.66.0.65", "fd66::41")]
+    first = a.bird.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: a.bird.pid not in (None, first))
+    await a.established(*session_names(2))
+    await recovered(a)
+    lab.tell(pool("pool4b", "10.67.0.0/16"))
+    await lab.sync()
+    await b.bird.__aexit__(None, None, None)
+    again = await lab.stack.enter_async_context(lab.bird("b", b.namespace, b.kernel))
+    b.bird = again
+    await b.sync()
+    await b.established(*session_names(1))
+    await recovered(b)
+    for ping in pings:
+        ping.send_signal(signal.SIGINT)
+        assert ping.stdout is not None
+        summary = ping.stdout.read()
+        print(" ".join(summary.splitlines()[-2:]))
+        assert " 0% packet loss" in summary
+
+
 async def recovered(host: Host) -> float:
     async def done() -> bool:
         status = await host.bird.status()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import socket
 from collections.abc import Sequence
@@ -258,13 +259,14 @@ class Bird:
             await self._process.communicate()
 
     async def _end_leftover(self) -> None:
+        pid = _running_bird(self._pid_file)
         with contextlib.suppress(DataplaneError, TimeoutError):
             async with asyncio.timeout(STOP_SECONDS), BirdControl(self._socket) as control:
                 await control.ask("graceful restart")
                 await control.wait_closed()
-        pid = _running_bird(self._pid_file)
-        if pid is not None:
+        if pid is not None and not await asyncio.to_thread(_ended, pid):
             os.kill(pid, signal.SIGKILL)
+            await asyncio.to_thread(_ended, pid)
         self._socket.unlink(missing_ok=True)
 
 
@@ -287,6 +289,18 @@ def _write(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _ended(pid: int) -> bool:
+    """Waits, within limits, for the end of a process that need not be ours."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], STOP_SECONDS)[0])
+    finally:
+        os.close(descriptor)
 
 
 def _running_bird(pid_file: Path) -> int | None:

@@ -21,7 +21,7 @@ from calico_libnetwork.routing.vxlan import Vxlan
 
 
 class HostRouting:
-    """``prepare`` makes the devices that routes lead through; ``conclude``, after the routes, ends what they replace."""
+    """``prepare`` makes the devices that routes lead through; ``conclude``, after them, ends what they replace."""
 
     def __init__(
         self, router: Router, kernel: Kernel, *, links: Links, bird: Bird, secrets_directory: Path = secrets.DIRECTORY
