@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -21,7 +22,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.e2e.machine import CommandFailed, Machine, Process, remove_cgroups, wait_for
+from tests.e2e.machine import Machine, Process, remove_cgroups, wait_for
 
 REPOSITORY = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("CALICO_LAB_CACHE", "/var/cache/calico-libnetwork"))
@@ -47,7 +48,7 @@ class Docker:
         return f"{CACHE / 'bin'}:{tree / 'sbin'}:{tree / 'bin'}:{SYSTEM_PATH}"
 
     @property
-    def at_least(self) -> tuple[int, ...]:
+    def release(self) -> tuple[int, ...]:
         return tuple(int(part) for part in self.version.split("."))
 
     def __str__(self) -> str:
@@ -70,6 +71,7 @@ class Lab(AbstractContextManager["Lab"]):
         self.fabric = self._machine("fabric")
         self.fabric.run("sh", "-ec", _FABRIC)
         self.hosts: list[Host] = []
+        self._made = 0
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -77,7 +79,8 @@ class Lab(AbstractContextManager["Lab"]):
 
     def host(self, docker: Docker) -> Host:
         """A further host with its daemon running; the plugin is not started."""
-        number = len(self.hosts) + 1
+        self._made += 1
+        number = self._made
         machine = self._machine(f"host{number}", docker.path)
         self.fabric.connect(machine, f"host{number}", "eth0")
         self.fabric.run("ip", "link", "set", f"host{number}", "master", "fabric")
@@ -149,6 +152,10 @@ class Host:
         return self.machine.name
 
     @property
+    def logs(self) -> list[Path]:
+        return [self.plugin.log, self.dockerd.log]
+
+    @property
     def address(self) -> str:
         lines = json.loads(self.machine.run("ip", "-json", "-4", "address", "show", "dev", "eth0"))
         return str(lines[0]["addr_info"][0]["local"])
@@ -195,6 +202,27 @@ class Host:
     def ipv6(self, container: str, network: str) -> str:
         return self.endpoint(container, network)["GlobalIPv6Address"]
 
+    def calico(self, *arguments: str, text: str = "") -> str:
+        """The product's own command line, beside the running plugin."""
+        return self.machine.run(str(COMMAND), *arguments, text=text)
+
+    def endpoints(self) -> set[str]:
+        """The names of all workload endpoints in the datastore."""
+        lines = self.calico("get", "workloadendpoints", "--all-namespaces", "--output", "json")
+        return {item["metadata"]["name"] for item in json.loads(lines)["items"]}
+
+    def traces(self) -> list[str]:
+        """Every sign of a container or a network that kernel and datastore show."""
+        kernel = "ip -o link; ip route; ip -6 route; ip neighbour; nft list ruleset"
+        lines = self.machine.run("sh", "-c", kernel).splitlines()
+        found = [line.strip() for line in lines if re.search(r"\bcali[0-9a-f]{11}\b", line)]
+        found += [f"workload endpoint {name}" for name in self.endpoints()]
+        profiles = json.loads(self.calico("get", "profiles", "--output", "json"))["items"]
+        names = {item["metadata"]["name"] for item in profiles} - {"projectcalico-default-allow"}
+        found += [f"profile {name}" for name in names]
+        addresses = self.calico("ipam", "check").splitlines()[-1]
+        return found if " 0 addresses are assigned" in addresses else [*found, addresses]
+
     def clear(self) -> None:
         """Removes every container and network that a test made."""
         containers = self.docker("ps", "--all", "--quiet").split()
@@ -213,6 +241,10 @@ class Dockerd:
     @property
     def log(self) -> Path:
         return self.machine.directory / "dockerd.log"
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.running
 
     def start(self, *options: str) -> None:
         directory = self.machine.directory
@@ -331,6 +363,3 @@ def _remove(directory: Path) -> None:
         if machine.is_dir():
             remove_cgroups(cgroup_name(machine))
     shutil.rmtree(directory)
-
-
-__all__ = ["COMMAND", "CommandFailed", "Docker", "Host", "Lab", "Plugin", "ask", "dockers", "tail"]

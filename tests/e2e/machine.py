@@ -52,12 +52,14 @@ class CommandFailed(Exception):
         super().__init__(f"{' '.join(command)} ended with {result.returncode}: {self.error or result.stdout.strip()}")
 
 
-def wait_for(what: str, condition: Callable[[], object], *, seconds: float = 20) -> None:
-    """Returns as soon as ``condition`` holds; fails naming ``what`` otherwise."""
+def wait_for(
+    what: str, condition: Callable[[], object], *, seconds: float = 20, found: Callable[[], object] = str
+) -> None:
+    """Returns as soon as ``condition`` holds; fails naming ``what``, and what was ``found`` instead, otherwise."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not after {seconds:g} s: {what}")
+            raise TimeoutError(f"not after {seconds:g} s: {what} {found()}")
         time.sleep(0.01)
 
 
@@ -69,6 +71,7 @@ class Machine:
     path: str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     _unshare: subprocess.Popen[str] = field(init=False)
     pid: int = field(init=False)
+    _processes: list[Process] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True)
@@ -85,6 +88,10 @@ class Machine:
     def close(self) -> None:
         self._unshare.kill()
         self._unshare.wait()
+        assert self._unshare.stdout is not None
+        self._unshare.stdout.close()
+        for process in self._processes:
+            process.entered.wait(10)
 
     @property
     def root(self) -> Path:
@@ -125,7 +132,9 @@ class Machine:
                 stderr=subprocess.STDOUT,
                 env={**self.environment, **(environment or {})},
             )
-        return Process(entered, log)
+        process = Process(entered, log)
+        self._processes.append(process)
+        return process
 
     def connect(self, other: Machine, interface: str, other_interface: str) -> None:
         """A cable between the two: a veth pair, both ends up."""

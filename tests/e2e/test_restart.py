@@ -1,0 +1,177 @@
+"""Restarts and damage: of the plugin, by hand, and of the daemon, with containers running all along."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.lab import Host
+from tests.e2e.machine import wait_for
+
+SIGNALS = [signal.SIGTERM, signal.SIGKILL]
+
+
+@contextmanager
+def pinging(host: Host, container: str, target: str) -> Iterator[None]:
+    """Ten pings a second all along; fails if one was lost."""
+    log = host.machine.directory / "ping.log"
+    log.unlink(missing_ok=True)
+    pid = host.inspect(container, "{{.State.Pid}}")
+    ping = host.machine.start("nsenter", "-t", pid, "-n", "ping", "-i", "0.1", target, log=log)
+    wait_for("the first ping", lambda: "time=" in log.read_text())
+    yield
+    before = _answered(log)
+    wait_for("pings after the restart", lambda: _answered(log) > before + 3, found=log.read_text)
+    ping.stop(signal.SIGINT)
+    assert re.search(r" 0% packet loss", log.read_text()), log.read_text()[-2000:]
+
+
+def _answered(log: Path) -> int:
+    return log.read_text().count("time=")
+
+
+def pair(host: Host) -> tuple[str, str]:
+    """workload-A and workload-B on net1, both families; returns B's addresses."""
+    host.network("net1", "--ipv6")
+    host.workload("workload-A", "net1")
+    host.workload("workload-B", "net1")
+    return host.ipv4("workload-B", "net1"), host.ipv6("workload-B", "net1")
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_restart_of_the_plugin_loses_no_packet(host: Host, number: signal.Signals) -> None:
+    ipv4, ipv6 = pair(host)
+    with pinging(host, "workload-A", ipv4):
+        host.plugin.stop(number)
+        assert host.pings("workload-A", ipv6, "-6")
+        host.plugin.start()
+    host.workload("workload-C", "net1")
+    assert host.pings("workload-C", "workload-A.net1")
+    host.docker("rm", "--force", "workload-A")
+    assert len(host.endpoints()) == 2
+
+
+def test_isolation_holds_while_the_plugin_is_down(host: Host) -> None:
+    ipv4, _ = pair(host)
+    host.network("net2")
+    host.workload("stranger", "net2")
+    host.plugin.stop(signal.SIGKILL)
+
+    assert not host.pings("stranger", ipv4)
+    host.plugin.start()
+    assert not host.pings("stranger", ipv4)
+    assert host.pings("workload-A", ipv4)
+
+
+DAMAGE = {
+    "IPv4 route": "ip route del {ipv4} dev {interface}",
+    "IPv6 route": "ip -6 route del {ipv6} dev {interface}",
+    "neighbour": "ip neighbour del {ipv4} dev {interface}",
+    "map element": 'nft delete element inet calico-libnetwork to_wl "{{ "{interface}" }}"',
+    "chain": "nft flush chain inet calico-libnetwork forward_ingress",
+    "table": "nft delete table inet calico-libnetwork",
+    "everything": "nft flush ruleset; ip link set {interface} down; ip link set {interface} up",
+    "sysctl": "sysctl -q -w net.ipv4.conf.{interface}.proxy_arp=0 net.ipv4.conf.{interface}.forwarding=0",
+}
+
+
+def damage(host: Host, kind: str) -> None:
+    endpoint = host.endpoint("workload-B", "net1")
+    values = {"interface": f"cali{endpoint['EndpointID'][:11]}"}
+    values |= {"ipv4": endpoint["IPAddress"], "ipv6": endpoint["GlobalIPv6Address"]}
+    command = DAMAGE[kind].format(**values).replace('"{ ', "'{ ").replace(' }"', " }'")
+    host.machine.run("sh", "-c", command)
+
+
+def shown(host: Host) -> list[str]:
+    """What the kernel holds of ours, in a form that compares."""
+    commands = "ip -o route; ip -o -6 route; ip -o neighbour show nud permanent; nft list table inet calico-libnetwork"
+    lines = host.machine.try_run("sh", "-c", commands).stdout.splitlines()
+    return sorted(re.sub(r"packets \d+ bytes \d+", "", line).strip() for line in lines)
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_what_is_damaged_by_hand_while_it_runs_comes_back(host: Host, kind: str) -> None:
+    ipv4, ipv6 = pair(host)
+    before = shown(host)
+    damage(host, kind)
+
+    wait_for(
+        f"the {kind} to come back", lambda: shown(host) == before, seconds=15, found=lambda: "\n".join(shown(host))
+    )
+    assert host.pings("workload-A", ipv4)
+    wait_for("IPv6 to answer", lambda: host.pings("workload-A", ipv6, "-6"), seconds=5)
+
+
+def test_what_is_damaged_while_the_plugin_is_down_comes_back(host: Host) -> None:
+    ipv4, ipv6 = pair(host)
+    before = shown(host)
+    host.plugin.stop()
+    for kind in ("IPv4 route", "IPv6 route", "neighbour", "sysctl", "table"):
+        damage(host, kind)
+    host.machine.run("ip", "link", "add", "cali0123456789a", "type", "veth", "peer", "name", "stray")
+    host.plugin.start()
+
+    wait_for("the repair", lambda: shown(host) == before, seconds=15, found=lambda: "\n".join(shown(host)))
+    wait_for("the stray interface to go", lambda: "cali0123456789a" not in host.machine.interfaces())
+    assert host.pings("workload-A", ipv4)
+    wait_for("IPv6 to answer", lambda: host.pings("workload-A", ipv6, "-6"), seconds=5)
+
+
+def test_containers_removed_while_the_plugin_was_down_leave_nothing(host: Host) -> None:
+    """Docker gives up on each of its calls after 15 s and never repeats them."""
+    pair(host)
+    host.plugin.stop()
+    host.docker("kill", "workload-B", seconds=100)
+    wait_for("docker to give up", lambda: host.inspect("workload-B", "{{.State.Running}}") == "false", seconds=100)
+    host.plugin.start()
+
+    wait_for("one endpoint", lambda: len(host.endpoints()) == 1, seconds=30, found=host.endpoints)
+    wait_for("two addresses", lambda: "2 addresses are assigned" in host.calico("ipam", "check"), seconds=30)
+
+
+def test_a_restart_of_the_daemon_stops_and_starts_containers(host: Host) -> None:
+    pair(host)
+    host.docker("update", "--restart=always", "workload-A")
+    host.dockerd.stop()
+    assert host.endpoints() == set()
+    host.dockerd.start()
+
+    wait_for("workload-A", lambda: host.inspect("workload-A", "{{.State.Running}}") == "true")
+    assert len(host.endpoints()) == 1
+    host.docker("start", "workload-B")
+    assert host.pings("workload-A", "workload-B.net1")
+
+
+def test_what_a_killed_daemon_left_is_cleared_away(host: Host) -> None:
+    """Its containers die with it; at its next start it only releases their addresses."""
+    pair(host)
+    processes = [host.inspect(name, "{{.State.Pid}}") for name in ("workload-A", "workload-B")]
+    host.dockerd.stop(signal.SIGKILL)
+    host.machine.run("kill", "-9", *processes)
+    host.dockerd.start()
+
+    wait_for("no endpoint", lambda: host.endpoints() == set(), seconds=45, found=host.endpoints)
+    host.docker("start", "workload-A", "workload-B")
+    assert host.pings("workload-A", "workload-B.net1")
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_live_restore_keeps_containers_and_their_traffic(host: Host, number: signal.Signals) -> None:
+    host.dockerd.stop()
+    host.dockerd.start("--live-restore")
+    ipv4, _ = pair(host)
+    with pinging(host, "workload-A", ipv4):
+        host.dockerd.stop(number)
+        host.plugin.restart()
+        host.dockerd.start("--live-restore")
+    assert len(host.endpoints()) == 2
+    host.docker("rm", "--force", "workload-B")
+    wait_for("one endpoint", lambda: len(host.endpoints()) == 1, found=host.endpoints)
+    host.workload("workload-C", "net1")
+    assert host.pings("workload-A", "workload-C.net1")
