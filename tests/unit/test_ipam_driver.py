@@ -238,6 +238,10 @@ async def test_release_of_an_address_in_use_elsewhere_keeps_it(tmp_path: Path) -
             await other.drivers.ipam.release_address(releasing(CHOSEN))
             assert assigned(other, CHOSEN)
         await assigned_by_another(host, "10.65.9.10")
+        with pytest.raises(
+            AddressInUse, match="already assigned to vxlan-tunnel-addr-host-1 on host-1; choose another"
+        ):
+            await host.drivers.ipam.request_address(asking("10.65.9.10"))
         await host.drivers.ipam.release_address(releasing("10.65.9.10"))
         assert assigned(host, "10.65.9.10")
         assert len(await host.endpoints()) == 1
@@ -256,7 +260,7 @@ async def test_release_frees_what_the_older_plugin_assigned_without_a_handle(tmp
 async def test_a_chosen_address_in_use_is_refused_naming_its_holder(tmp_path: Path) -> None:
     async with running_host(tmp_path) as host:
         await host.drivers.ipam.request_address(asking(CHOSEN))
-        with pytest.raises(AddressInUse, match="already assigned"):
+        with pytest.raises(AddressInUse, match="has just been given to another container; choose another"):
             await host.drivers.ipam.request_address(asking(CHOSEN))
         await host.drivers.network.create_endpoint(endpoint(v4=f"{CHOSEN}/32"))
         with pytest.raises(AddressInUse, match="is in use by endpoint 8f3a01b2c3d4 on node host-1; choose another"):
@@ -292,7 +296,7 @@ async def test_an_auxiliary_address_is_nobodys(tmp_path: Path) -> None:
         )
         await host.drivers.network.create_network(messages.CreateNetwork(network_id=NET, ipv4_data=(data,)))
         async with running_host(tmp_path, datastore=host.datastore) as again:
-            with pytest.raises(AddressInUse):
+            with pytest.raises(AddressInUse, match="kept out of use by a network's --aux-address; choose another"):
                 await again.drivers.ipam.request_address(asking(CHOSEN, pool_id="10.65.0.0/16"))
 
 

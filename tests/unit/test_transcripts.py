@@ -189,7 +189,7 @@ REFUSALS = {
 """What a user asked for in the recordings and no Calico network gives."""
 
 
-TAKEN = re.compile("is already assigned|is in use by")
+TAKEN = re.compile("is already assigned|is in use by|has just been given|is kept out of use")
 
 
 class Recorded:

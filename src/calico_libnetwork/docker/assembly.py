@@ -84,8 +84,7 @@ def assemble(
     )
 
     async def forget(endpoint: Endpoint) -> None:
-        await network.forget_endpoint(endpoint.key)
-        removals.start(endpoint.interface)
+        await network.remove_endpoint(endpoint.endpoint_id)
 
     ipam_driver = IpamDriver(
         node=settings.node,

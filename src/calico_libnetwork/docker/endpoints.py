@@ -149,6 +149,7 @@ class EndpointIndex:
     def __init__(self, cache: Cache, *, node: str) -> None:
         self._node = node
         self._by_path: dict[str, Endpoint] = {}
+        self._own: dict[str, Endpoint] = {}
         self._by_address: dict[Address, set[str]] = {}
         self._by_interface: dict[str, str] = {}
         cache.subscribe(self._on_events)
@@ -170,7 +171,8 @@ class EndpointIndex:
         return (endpoint for endpoint in self._by_path.values() if endpoint.network_id == network_id)
 
     def of_node(self) -> Iterator[Endpoint]:
-        return (endpoint for endpoint in self._by_path.values() if endpoint.node == self._node)
+        """As they are now; the index may change while they are gone through."""
+        return iter([*self._own.values()])
 
     def uses_profile(self, profile: str) -> bool:
         return any(profile in endpoint.profiles for endpoint in self._by_path.values())
@@ -191,12 +193,14 @@ class EndpointIndex:
         for address in endpoint.addresses:
             self._by_address.setdefault(address, set()).add(path)
         if endpoint.node == self._node:
+            self._own[path] = endpoint
             self._by_interface[endpoint.interface] = path
 
     def _remove(self, path: str) -> None:
         endpoint = self._by_path.pop(path, None)
         if endpoint is None:
             return
+        self._own.pop(path, None)
         for address in endpoint.addresses:
             paths = self._by_address[address]
             paths.discard(path)

@@ -189,10 +189,19 @@ class IpamDriver:
         except AddressInUse as error:
             holders = self._endpoints.holders(address)
             if not self._is_left_over(address, holders):
-                taken = f"address {address} is in use by {holders[0].owner}" if holders else str(error)
-                raise AddressInUse(f"{taken}; choose another") from error
+                raise AddressInUse(f"{self._taken(address, holders) or error}; choose another") from error
             for endpoint in holders:
                 await self._forget(endpoint)
+
+    def _taken(self, address: Address, holders: Sequence[Endpoint]) -> str:
+        """Why in Docker's words, where that is known."""
+        if holders:
+            return f"address {address} is in use by {holders[0].owner}"
+        if self._networks.is_auxiliary(address):
+            return f"address {address} is kept out of use by a network's --aux-address"
+        if address in self._in_flight:
+            return f"address {address} has just been given to another container"
+        return ""
 
     def _is_left_over(self, address: Address, holders: Sequence[Endpoint]) -> bool:
         """Whether this node assigned it to a container that is gone, as after a crash of dockerd or of the host."""

@@ -9,7 +9,6 @@ container's name and id are added when they come, for people to read, and nothin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 
 import structlog
 
@@ -70,7 +69,8 @@ class Labelling:
         return container is not None and await self._identify(endpoint, container)
 
     async def container_connected(self, network_id: str, container_id: str) -> None:
-        if not any(_is_unidentified(each) for each in self._own_endpoints(network_id)):
+        waiting = (each for each in self._endpoints.of_node() if each.network_id == network_id)
+        if not any(_is_unidentified(each) for each in waiting):
             return
         endpoint_id = await self._identities.endpoint_of(network_id, container_id)
         container = self._identities.with_id(container_id)
@@ -81,7 +81,7 @@ class Labelling:
             await self._identify(endpoint, container)
 
     async def daemon_listed(self) -> None:
-        for endpoint in [each for each in self._endpoints.of_node() if _is_unidentified(each) and each.network_id]:
+        for endpoint in (each for each in self._endpoints.of_node() if _is_unidentified(each) and each.network_id):
             container = await self._identities.of_endpoint(endpoint.network_id, endpoint.endpoint_id)
             if container is not None:
                 await self._identify(endpoint, container)
@@ -136,9 +136,6 @@ class Labelling:
             if (await self._cache.commit(write)).succeeded:
                 return
         raise Conflict(f"{key} kept being changed by others; its container's labels are missing")
-
-    def _own_endpoints(self, network_id: str) -> Iterable[Endpoint]:
-        return (each for each in self._endpoints.of_network(network_id) if each.node == self._settings.node)
 
     def _facts(self, container: Container) -> Facts:
         facts = facts_of(container, copy_labels=self._settings.label_endpoints)

@@ -112,14 +112,17 @@ class NetworkDriver:
 
     async def delete_endpoint(self, request: messages.EndpointRequest) -> None:
         await self._cache.synced()
-        self._sandboxes.leave(request.endpoint_id)
-        self._gateways_v6.pop(request.endpoint_id, None)
-        self._labelling.forget(request.endpoint_id)
-        await self.forget_endpoint(endpoint_key(self._settings.node, request.endpoint_id))
-        self._removals.start(endpoint_interface(request.endpoint_id))
+        await self.remove_endpoint(request.endpoint_id)
 
-    async def forget_endpoint(self, key: ResourceKey) -> None:
-        """Deletes the workload endpoint; none is success."""
+    async def remove_endpoint(self, endpoint_id: str) -> None:
+        """Whatever is left of an endpoint of this node; nothing left is success."""
+        self._sandboxes.leave(endpoint_id)
+        self._labelling.forget(endpoint_id)
+        self._gateways_v6.pop(endpoint_id, None)
+        await self._delete(endpoint_key(self._settings.node, endpoint_id))
+        self._removals.start(endpoint_interface(endpoint_id))
+
+    async def _delete(self, key: ResourceKey) -> None:
         for _ in range(_ATTEMPTS):
             stored = self._cache.get(key.path)
             if stored is None:

@@ -177,7 +177,7 @@ class Networks:
         Another host may delete a network's profile in the moment in which its first endpoint appears here.
         """
         restored = []
-        for endpoint in [*self._endpoints.of_node()]:
+        for endpoint in self._endpoints.of_node():
             stored = self.get(endpoint.network_id)
             if stored is None or stored.record.profile not in endpoint.profiles:
                 continue
