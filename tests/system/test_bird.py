@@ -415,6 +415,22 @@ async def test_routes_left_by_an_earlier_process_go_when_bird_is_not_wanted_now(
     assert a.route("192.0.2.0/24")
 
 
+async def test_nothing_is_taken_back_before_it_is_known_what_is_wanted(lab: Lab) -> None:
+    a, b = await mesh(lab, "ab")
+    b.claim("10.66.1.0/26")
+    await a.routed("10.66.1.0/26", "via")
+    await a.bird.__aexit__(None, None, None)
+    again = lab.bird("a", a.namespace, a.kernel)
+    async with again:
+        keeper = asyncio.create_task(again.run())
+        await asyncio.sleep(0.3)
+        assert a.route("10.66.1.0/26")
+        again.want(None)
+        await a.unrouted("10.66.1.0/26")
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
+
+
 async def test_what_is_wanted_runs_and_problems_are_said(lab: Lab) -> None:
     a, b = await mesh(lab, "ab")
     await a.bird.configure(None)

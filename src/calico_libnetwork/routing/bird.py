@@ -69,7 +69,7 @@ class Bird:
         self._started = asyncio.Event()
         self._supervision: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
-        self._wanted: str | None = None
+        self._wanted: str | None = ""
         self._port = BGP_PORT
         self._wake = asyncio.Event()
         self.restarts = 0
@@ -97,7 +97,11 @@ class Bird:
             self._wake.set()
 
     async def run(self) -> None:
-        """For ever: what is wanted, within the moment it is; and a look at the running BIRD every so often."""
+        """For ever: what is wanted, within the moment it is; and a look at the running BIRD every so often.
+
+        Nothing happens before the first ``want``: what an earlier process has left carries traffic.
+        """
+        await self._wake.wait()
         while True:
             self._wake.clear()
             before, self.problem = self.problem, await self._attempt()
