@@ -3,8 +3,9 @@
     python -m benchmarks.ipam [--rounds 5] [--addresses 1000] [sqlite] [etcd]
 
 Raw and IPAM rounds alternate, so that a machine whose disk speed drifts is fair to both; the medians are printed. A
-raw transaction creates one key of an IPAM handle's size, guarded by its absence. Releases happen between the rounds
-and are timed too.
+raw transaction creates one key of an IPAM handle's size, guarded by its absence. One "of IPAM's size" also writes a
+value as large as a half full block, and a cache watches it: what an assignment costs before anything is decided.
+Releases happen between the rounds and are timed too.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ from calico_libnetwork.datastore.protocol import Datastore, Put, Transaction, ab
 from calico_libnetwork.datastore.sqlite import SqliteDatastore
 from calico_libnetwork.ipam import PREFIXES, Ipam
 from calico_libnetwork.model import documents
-from calico_libnetwork.model.ipam_keys import CONFIG_KEY
+from calico_libnetwork.model.ipam_keys import CONFIG_KEY, IPAM_PREFIX
 from calico_libnetwork.model.ipam_records import IpamConfig
 from calico_libnetwork.model.kinds import ResourceKey
 
 NODE = "bench"
 IN_FLIGHT = (1, 8, 64)
+_SMALL = b'{"block":{"10.64.77.64/26":1},"deleted":false}'
+_HALF_FULL = b"x" * 4500
 TARGETS = {1: 0.8, 64: 1.0}
 """IPAM's rate as a part of the raw rate, to reach."""
 
@@ -44,6 +47,7 @@ class Rates:
     """Per second, one entry a round; ``transactions`` per address."""
 
     raw: list[float] = field(default_factory=list)
+    sized: list[float] = field(default_factory=list)
     assigned: list[float] = field(default_factory=list)
     released: list[float] = field(default_factory=list)
     transactions: list[float] = field(default_factory=list)
@@ -111,6 +115,7 @@ class Bench:
         names = [f"libnetwork.{NODE}.{self._number + each:032x}" for each in range(self._addresses)]
         self._number += self._addresses
         rates.raw.append(await _timed(flight, names, self._raw))
+        rates.sized.append(await _timed(flight, names, self._sized))
         before = self._counted.transactions
         rates.assigned.append(await _timed(flight, names, self._assign))
         rates.transactions.append((self._counted.transactions - before) / len(names))
@@ -118,8 +123,13 @@ class Bench:
 
     async def _raw(self, name: str) -> None:
         key = f"/calico-libnetwork/v1/bench/{name}"
-        value = b'{"block":{"10.64.77.64/26":1},"deleted":false}'
-        outcome = await self._store.commit(Transaction((absent(key),), (Put(key, value),)))
+        outcome = await self._store.commit(Transaction((absent(key),), (Put(key, _SMALL),)))
+        assert outcome.succeeded
+
+    async def _sized(self, name: str) -> None:
+        key = f"{IPAM_PREFIX}bench/{name}"
+        block = Put(f"{IPAM_PREFIX}bench/block", _HALF_FULL)
+        outcome = await self._store.commit(Transaction((absent(key),), (Put(key, _SMALL), block)))
         assert outcome.succeeded
 
     async def _assign(self, name: str) -> None:
@@ -169,13 +179,23 @@ STORES = {"sqlite": sqlite, "etcd": etcd}
 
 def show(store: str, rates: dict[int, Rates]) -> Table:
     table = Table(title=f"IPAM on {store}: per second, median of the rounds")
-    for heading in ("in flight", "raw", "assigned", "of raw", "to reach", "released", "transactions per address"):
+    for heading in (
+        "in flight",
+        "raw",
+        "of IPAM's size",
+        "assigned",
+        "of raw",
+        "to reach",
+        "released",
+        "writes per address",
+    ):
         table.add_column(heading, justify="right")
     for flight, each in rates.items():
         raw, assigned = statistics.median(each.raw), statistics.median(each.assigned)
+        sized, released = statistics.median(each.sized), statistics.median(each.released)
         table.add_row(
-            str(flight), f"{raw:.0f}", f"{assigned:.0f}", f"{assigned / raw:.2f}", str(TARGETS.get(flight, "")),
-            f"{statistics.median(each.released):.0f}", f"{statistics.median(each.transactions):.2f}",
+            str(flight), f"{raw:.0f}", f"{sized:.0f}", f"{assigned:.0f}", f"{assigned / raw:.2f}",
+            str(TARGETS.get(flight, "")), f"{released:.0f}", f"{statistics.median(each.transactions):.2f}",
         )  # fmt: skip
     return table
 

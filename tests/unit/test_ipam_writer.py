@@ -126,6 +126,18 @@ async def test_each_of_a_batch_gets_its_own_answer(cluster: Cluster, store: Watc
     assert len(store.transactions) == 1
 
 
+async def test_address_released_in_the_same_batch_is_given_out_again(cluster: Cluster, store: Watched) -> None:
+    await cluster.config(strict_affinity=True, auto_allocate_blocks=True, maxBlocksPerHost=1)
+    a = await cluster.host("a")
+    first, *_ = [await a.auto(f"h{number}") for number in range(16)]
+    store.transactions.clear()
+    refused, released, again = await asyncio.gather(
+        a.auto("early"), a.ipam.release(first), a.auto("late"), return_exceptions=True
+    )
+    assert (type(refused).__name__, released, again) == ("BlockLimit", True, first)
+    assert len(store.transactions) == 1
+
+
 async def test_refusal_rests_on_the_datastore_and_not_on_a_cache_that_lags(store: Watched) -> None:
     async with a_cluster(store) as cluster:
         await cluster.pool("10.5.0.0/24", blockSize=28)
