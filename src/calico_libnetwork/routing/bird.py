@@ -101,7 +101,8 @@ class Bird:
 
         Nothing happens before the first ``want``: what an earlier process has left carries traffic.
         """
-        await self._wake.wait()
+        if self._wanted == "":
+            await self._wake.wait()
         while True:
             self._wake.clear()
             before, self.problem = self.problem, await self._attempt()
