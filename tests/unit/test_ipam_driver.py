@@ -12,9 +12,11 @@ from calico_libnetwork.datastore.protocol import Put, Transaction
 from calico_libnetwork.docker import in_flight, messages
 from calico_libnetwork.errors import AddressInUse, AddressNotInPool, NoPool, Refused
 from calico_libnetwork.model import block as blocks
+from calico_libnetwork.model import documents
 from calico_libnetwork.model.block import Owner
 from calico_libnetwork.model.ipam_keys import block_key
-from tests.unit.docker_fakes import NODE, FakeDaemon, Host, pool, running_host
+from calico_libnetwork.model.kinds import ResourceKey
+from tests.unit.docker_fakes import CREATED, NODE, FakeDaemon, Host, pool, running_host
 from tests.unit.test_network_driver import NET, endpoint, joining, network, of
 
 CHOSEN = "10.65.9.9"
@@ -318,3 +320,23 @@ async def test_a_container_s_life_leaves_nothing(tmp_path: Path) -> None:
         assert await host.keys("/calico/ipam/v2/handle/") == []
         await host.assembly.removals.drain()
         assert host.veths.present == {}
+
+
+async def test_an_endpoint_of_another_orchestrator_on_this_node_is_left_alone(tmp_path: Path) -> None:
+    key = ResourceKey("WorkloadEndpoint", "host--1-k8s-pod--1-eth0", "default")
+    spec = {"orchestrator": "k8s", "node": NODE, "pod": "pod-1", "endpoint": "eth0", "interfaceName": "cali123"}
+    pod = documents.new_document(
+        "WorkloadEndpoint",
+        key.name,
+        spec | {"ipNetworks": [f"{CHOSEN}/32"]},
+        uid="u",
+        created=CREATED,
+        namespace="default",
+    )
+    async with running_host(tmp_path) as host:
+        await host.drivers.ipam.request_address(asking(CHOSEN))
+        await host.cache.commit(Transaction([], [Put(key.path, documents.encode(pod))]))
+        await host.drivers.ipam.release_address(releasing(CHOSEN))
+        assert assigned(host, CHOSEN)
+        assert await host.endpoints() == [pod]
+        assert list(host.assembly.endpoints.of_node()) == []

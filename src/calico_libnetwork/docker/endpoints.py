@@ -144,7 +144,7 @@ class Endpoint:
 
 
 class EndpointIndex:
-    """All workload endpoints of the cluster by key, by address and by interface of this node."""
+    """All workload endpoints of the cluster by key and by address, and Docker's on this node by interface."""
 
     def __init__(self, cache: Cache, *, node: str) -> None:
         self._node = node
@@ -170,8 +170,12 @@ class EndpointIndex:
     def of_network(self, network_id: str) -> Iterator[Endpoint]:
         return (endpoint for endpoint in self._by_path.values() if endpoint.network_id == network_id)
 
+    def is_own(self, endpoint: Endpoint) -> bool:
+        """Whether Docker on this node has, or had, this endpoint: not one of Kubernetes or another orchestrator."""
+        return endpoint.key.path in self._own
+
     def of_node(self) -> Iterator[Endpoint]:
-        """As they are now; the index may change while they are gone through."""
+        """Docker's, as they are now; the index may change while they are gone through."""
         return iter([*self._own.values()])
 
     def uses_profile(self, profile: str) -> bool:
@@ -192,7 +196,7 @@ class EndpointIndex:
         self._by_path[path] = endpoint
         for address in endpoint.addresses:
             self._by_address.setdefault(address, set()).add(path)
-        if endpoint.node == self._node:
+        if endpoint.key == endpoint_key(self._node, endpoint.endpoint_id):
             self._own[path] = endpoint
             self._by_interface[endpoint.interface] = path
 

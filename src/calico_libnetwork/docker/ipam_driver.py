@@ -124,20 +124,21 @@ class IpamDriver:
             return
         await self._cache.synced()
         self._in_flight.end(address)
-        holders = self._endpoints.holders(address)
-        for endpoint in holders:
-            if endpoint.node == self._node:
+        for endpoint in self._endpoints.holders(address):
+            if self._endpoints.is_own(endpoint):
                 await self._forget(endpoint)
-        elsewhere = [endpoint for endpoint in holders if endpoint.node != self._node]
-        if elsewhere:
-            _log.warning("released address is in use on another node, kept", address=address, node=elsewhere[0].node)
+        others = self._endpoints.holders(address)
+        if others:
+            _log.warning("released address is in use by another, kept", address=str(address), owner=others[0].owner)
             return
         assignment = self._ipam.assignment(address)
         if assignment is None:
             return
         # the plugin that this one replaces assigned without a handle
         if assignment.handle and not is_address_handle(assignment.handle, self._node):
-            _log.warning("released address is assigned to another, kept", address=address, handle=assignment.handle)
+            _log.warning(
+                "released address is assigned to another, kept", address=str(address), handle=assignment.handle
+            )
             return
         await self._ipam.release(address, handle=assignment.handle, sequence=assignment.sequence)
 
@@ -212,7 +213,8 @@ class IpamDriver:
             and address not in self._in_flight
             and not self._networks.is_auxiliary(address)
             and all(
-                endpoint.node == self._node and not self._interface_exists(endpoint.interface) for endpoint in holders
+                self._endpoints.is_own(endpoint) and not self._interface_exists(endpoint.interface)
+                for endpoint in holders
             )
         )
 
