@@ -220,7 +220,8 @@ async def test_many_calls_travel_over_one_connection(directory: Path) -> None:
     async with listening(directory, EchoDriver()):
         reader, writer = await asyncio.open_unix_connection(directory / "calico.sock")
         for _ in range(20):
-            writer.write(b"POST /NetworkDriver.EndpointOperInfo HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+            writer.write(b"POST /NetworkDriver.EndpointOperInfo HTTP/1.1\r\nHost: x\r\nContent-Length: 34\r\n\r\n")
+            writer.write(b'{"NetworkID":"n","EndpointID":"e"}')
             status, headers, body = await read_response(reader)
             assert (status, body) == (200, b'{"Value":{}}')
             assert headers.get("connection", "keep-alive") == "keep-alive"
@@ -236,6 +237,16 @@ async def test_malformed_body_is_an_error_with_a_sentence(directory: Path, body:
     assert status == 400
     assert answer["Err"].startswith("NetworkDriver.CreateNetwork")
     assert driver.calls == []
+
+
+@pytest.mark.parametrize("path", sorted(path for path, row in plugin.ROWS.items() if row.request is not None))
+@pytest.mark.parametrize("body", [b"", b"[1]", b'{"NetworkID":1,"PoolID":[],"Options":3,"DiscoveryType":"x"}'])
+async def test_every_call_that_has_a_body_checks_it(directory: Path, path: str, body: bytes) -> None:
+    driver = EchoDriver()
+    async with listening(directory, driver):
+        status, answer = await post(directory / "calico.sock", path, body)
+    assert (status, driver.calls) == (400, [])
+    assert answer["Err"].startswith(path[1:])
 
 
 async def test_empty_body_names_its_cause(directory: Path) -> None:

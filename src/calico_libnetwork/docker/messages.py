@@ -84,6 +84,17 @@ class EndpointRequest(NetworkRequest, frozen=True):
     endpoint_id: str = field(name="EndpointID")
 
 
+class AllocationCheck(Message, frozen=True):
+    options: Options | None = None
+
+
+class Discovery(Message, frozen=True):
+    """Another node came or went; Calico hears of nodes from its datastore."""
+
+    discovery_type: int = 0
+    discovery_data: Options | None = None
+
+
 class EndpointInterface(Message, frozen=True):
     """Addresses are CIDRs, "" for none."""
 

@@ -25,6 +25,7 @@ from calico_libnetwork.docker.sockets import PluginSockets
 from calico_libnetwork.errors import CalicoError, DatastoreUnavailable
 
 DRIVERS = ("calico", "calico-ipam")
+_CAPABILITIES = "/NetworkDriver.GetCapabilities"
 CONTENT_TYPE = "application/vnd.docker.plugins.v1.1+json"
 
 CALL_DEADLINE = 20.0
@@ -33,6 +34,8 @@ ATTACH_DEADLINE = 8.0
 _BODY_LIMIT = 4 << 20
 _FOR_EVER = 10.0 * 365 * 86400
 _SHUTDOWN = 10.0
+
+_NOTHING = messages.Empty()
 
 _log = structlog.get_logger(__name__)
 
@@ -65,56 +68,57 @@ class Drivers:
 
 
 Method = Callable[[Drivers, Any], Awaitable[messages.Message | None]]
-Static = Callable[[], messages.Message]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """``request`` is the body's type. A row with ``static`` needs neither body nor drivers."""
+    """``request`` is the body's type, None for a call that has no body.
+
+    With ``method`` the drivers answer; without it the answer is always ``answer``, and needs no datastore.
+    """
 
     path: str
     request: type[messages.Message] | None = None
     method: Method | None = None
-    static: Static = messages.Empty
+    answer: messages.Message = _NOTHING
 
 
-def _row(path: str, request: type[messages.Message], method: Method) -> Row:
-    return Row(path, request, method)
-
+_SPACES = messages.AddressSpaces(
+    local_default_address_space=messages.LOCAL_ADDRESS_SPACE,
+    global_default_address_space=messages.GLOBAL_ADDRESS_SPACE,
+)
+_NETWORK, _ENDPOINT = messages.NetworkRequest, messages.EndpointRequest
 
 _ROWS = (
-    Row("/Plugin.Activate", static=lambda: messages.Implements(implements=("NetworkDriver", "IpamDriver"))),
-    Row("/NetworkDriver.GetCapabilities"),
-    Row("/NetworkDriver.GwAllocCheck", static=lambda: messages.SkippedGateways(skip_ipv4=True, skip_ipv6=True)),
-    Row("/NetworkDriver.AllocateNetwork", static=lambda: messages.AllocatedNetwork(options={})),
-    Row("/NetworkDriver.FreeNetwork"),
-    _row("/NetworkDriver.CreateNetwork", messages.CreateNetwork, lambda to, body: to.network.create_network(body)),
-    _row("/NetworkDriver.DeleteNetwork", messages.NetworkRequest, lambda to, body: to.network.delete_network(body)),
-    _row("/NetworkDriver.CreateEndpoint", messages.CreateEndpoint, lambda to, body: to.network.create_endpoint(body)),
-    _row("/NetworkDriver.DeleteEndpoint", messages.EndpointRequest, lambda to, body: to.network.delete_endpoint(body)),
-    Row("/NetworkDriver.EndpointOperInfo", static=lambda: messages.OperationalInfo(value={})),
-    _row("/NetworkDriver.Join", messages.Join, lambda to, body: to.network.join(body)),
-    _row("/NetworkDriver.Leave", messages.EndpointRequest, lambda to, body: to.network.leave(body)),
-    Row("/NetworkDriver.ProgramExternalConnectivity"),
-    Row("/NetworkDriver.RevokeExternalConnectivity"),
-    Row("/NetworkDriver.DiscoverNew"),
-    Row("/NetworkDriver.DiscoverDelete"),
-    Row("/IpamDriver.GetCapabilities", static=messages.IpamCapabilities),
+    Row("/Plugin.Activate", answer=messages.Implements(implements=("NetworkDriver", "IpamDriver"))),
+    Row(_CAPABILITIES),
     Row(
-        "/IpamDriver.GetDefaultAddressSpaces",
-        static=lambda: messages.AddressSpaces(
-            local_default_address_space=messages.LOCAL_ADDRESS_SPACE,
-            global_default_address_space=messages.GLOBAL_ADDRESS_SPACE,
-        ),
+        "/NetworkDriver.GwAllocCheck",
+        messages.AllocationCheck,
+        answer=messages.SkippedGateways(skip_ipv4=True, skip_ipv6=True),
     ),
-    _row("/IpamDriver.RequestPool", messages.RequestPool, lambda to, body: to.ipam.request_pool(body)),
-    Row("/IpamDriver.ReleasePool"),
-    _row("/IpamDriver.RequestAddress", messages.RequestAddress, lambda to, body: to.ipam.request_address(body)),
-    _row("/IpamDriver.ReleaseAddress", messages.ReleaseAddress, lambda to, body: to.ipam.release_address(body)),
+    Row("/NetworkDriver.AllocateNetwork", _NETWORK, answer=messages.AllocatedNetwork(options={})),
+    Row("/NetworkDriver.FreeNetwork", _NETWORK),
+    Row("/NetworkDriver.CreateNetwork", messages.CreateNetwork, lambda to, body: to.network.create_network(body)),
+    Row("/NetworkDriver.DeleteNetwork", _NETWORK, lambda to, body: to.network.delete_network(body)),
+    Row("/NetworkDriver.CreateEndpoint", messages.CreateEndpoint, lambda to, body: to.network.create_endpoint(body)),
+    Row("/NetworkDriver.DeleteEndpoint", _ENDPOINT, lambda to, body: to.network.delete_endpoint(body)),
+    Row("/NetworkDriver.EndpointOperInfo", _ENDPOINT, answer=messages.OperationalInfo(value={})),
+    Row("/NetworkDriver.Join", messages.Join, lambda to, body: to.network.join(body)),
+    Row("/NetworkDriver.Leave", _ENDPOINT, lambda to, body: to.network.leave(body)),
+    Row("/NetworkDriver.ProgramExternalConnectivity", _ENDPOINT),
+    Row("/NetworkDriver.RevokeExternalConnectivity", _ENDPOINT),
+    Row("/NetworkDriver.DiscoverNew", messages.Discovery),
+    Row("/NetworkDriver.DiscoverDelete", messages.Discovery),
+    Row("/IpamDriver.GetCapabilities", answer=messages.IpamCapabilities()),
+    Row("/IpamDriver.GetDefaultAddressSpaces", answer=_SPACES),
+    Row("/IpamDriver.RequestPool", messages.RequestPool, lambda to, body: to.ipam.request_pool(body)),
+    Row("/IpamDriver.ReleasePool", messages.PoolRequest),
+    Row("/IpamDriver.RequestAddress", messages.RequestAddress, lambda to, body: to.ipam.request_address(body)),
+    Row("/IpamDriver.ReleaseAddress", messages.ReleaseAddress, lambda to, body: to.ipam.release_address(body)),
 )
 ROWS = {row.path: row for row in _ROWS}
 
-_NOTHING = messages.Empty()
 _encode = msgspec.json.Encoder().encode
 _decoders = {row.path: msgspec.json.Decoder(row.request) for row in _ROWS if row.request is not None}
 
@@ -146,6 +150,9 @@ class Plugin:
             await web.SockSite(self._runner, listener).start()
 
     def attach(self, drivers: Drivers) -> None:
+        """A second time replaces the first."""
+        if self._drivers.done():
+            self._drivers = asyncio.get_running_loop().create_future()
         self._drivers.set_result(drivers)
 
     async def stop(self) -> None:
@@ -191,11 +198,11 @@ class Plugin:
         return _encode(answer or _NOTHING), 200, "ok"
 
     async def _call(self, row: Row, body: bytes, host: str) -> messages.Message | None:
-        if row.path == "/NetworkDriver.GetCapabilities":
+        if row.path == _CAPABILITIES:
             return messages.NetworkCapabilities(scope=await self._scope.scope(host_header=host))
+        request = None if row.request is None else _decode(row.path, body)
         if row.method is None:
-            return row.static()
-        request = _decode(row.path, body)
+            return row.answer
         return await row.method(await self._ready_drivers(), request)
 
     async def _ready_drivers(self) -> Drivers:
