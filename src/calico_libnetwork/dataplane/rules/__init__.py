@@ -2,6 +2,6 @@
 
 from calico_libnetwork.dataplane.rules.endpoints import LocalEndpoint
 from calico_libnetwork.dataplane.rules.ruleset import Ruleset
-from calico_libnetwork.dataplane.rules.settings import RulesSettings
+from calico_libnetwork.policy.settings import RulesSettings
 
 __all__ = ["LocalEndpoint", "RulesSettings", "Ruleset"]

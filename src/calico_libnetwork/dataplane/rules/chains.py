@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from calico_libnetwork.dataplane.rules import names
 from calico_libnetwork.dataplane.rules.matching import port_sets, rule_texts, verdict_text
 from calico_libnetwork.dataplane.rules.members import Members
-from calico_libnetwork.dataplane.rules.settings import Options
 from calico_libnetwork.dataplane.table import Chain, Table
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.selector import Selector
 from calico_libnetwork.policy.resolver import CompiledPolicy, CompiledProfile, ResolvedTier
 from calico_libnetwork.policy.rule import Direction, RuleMatch
+from calico_libnetwork.policy.settings import Options
 
 _KIND_WORDS = {"GlobalNetworkPolicy": "gnp", "NetworkPolicy": "np", "Profile": "profile"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -10,19 +9,10 @@ from calico_libnetwork.dataplane.rules import names
 from calico_libnetwork.dataplane.rules.members import Owner
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.resources import EndpointPort, HostEndpoint, NetworkSet, WorkloadEndpoint
-from calico_libnetwork.policy.entity import (
-    NAMESPACE_LABEL,
-    NAMESPACE_PREFIX,
-    ORCHESTRATOR_LABEL,
-    SERVICE_ACCOUNT_LABEL,
-    SERVICE_ACCOUNT_PREFIX,
-    Network,
-    parse_network,
-)
+from calico_libnetwork.policy.entity import Network, parse_network
 from calico_libnetwork.policy.findings import Finding
 from calico_libnetwork.policy.rule import PORT_PROTOCOLS, PROTOCOLS
 
-_NAMESPACE_PROFILE_PREFIX = "kns."
 _PORT_PROTOCOL_NAMES = {PROTOCOLS[name]: name for name in ("tcp", "udp", "sctp")}
 
 
@@ -42,41 +32,12 @@ class LocalEndpoint:
     rank: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What decides which selectors match: own labels over those of the profiles, the first profile first."""
-
-    labels: Mapping[str, str]
-    profiles: tuple[str, ...]
-
-
 def is_local(key: ResourceKey, resource: WorkloadEndpoint, node: str) -> bool:
     """The name's first segment decides, as in Felix; a name of one segment leaves it to the spec."""
     start = f"{node.replace('-', '--')}-"
     if key.name.startswith(start):
         return not key.name.startswith("-", len(start))  # a doubled dash is one inside the segment
     return "-" not in key.name.replace("--", "") and resource.spec.node == node
-
-
-def workload_identity(key: ResourceKey, resource: WorkloadEndpoint) -> Identity:
-    """Labels that would pretend to be those of a namespace or service account do not count."""
-    forged = (NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX)
-    labels = {name: value for name, value in resource.labels.items() if not name.startswith(forged)}
-    labels.setdefault(NAMESPACE_LABEL, key.namespace)
-    labels.setdefault(ORCHESTRATOR_LABEL, resource.spec.orchestrator)
-    if resource.spec.service_account_name:
-        labels.setdefault(SERVICE_ACCOUNT_LABEL, resource.spec.service_account_name)
-    return Identity(labels, tuple(resource.spec.profiles or ()))
-
-
-def network_set_identity(key: ResourceKey, resource: NetworkSet) -> Identity:
-    if not key.namespace:
-        return Identity(resource.labels, ())
-    return Identity({**resource.labels, NAMESPACE_LABEL: key.namespace}, (_NAMESPACE_PROFILE_PREFIX + key.namespace,))
-
-
-def host_identity(resource: HostEndpoint) -> Identity:
-    return Identity(resource.labels, tuple(resource.spec.profiles or ()))
 
 
 def workload_addresses(

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 
 from calico_libnetwork.dataplane.rules import names
-from calico_libnetwork.dataplane.rules.settings import Options
 from calico_libnetwork.model.selector import Selector, parse
 from calico_libnetwork.policy.entity import EntityMatch, Network, PortMatch, covering
 from calico_libnetwork.policy.rule import PROTOCOLS, Action, ICMPMatch, RuleMatch
+from calico_libnetwork.policy.settings import Options
 
 EVERY_ENDPOINT = parse("all()")
 # by IP version, the set that holds the networks among a selector's members, where there are any

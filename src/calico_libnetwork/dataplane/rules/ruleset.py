@@ -15,18 +15,18 @@ from calico_libnetwork.dataplane.rules import endpoints, skeleton
 from calico_libnetwork.dataplane.rules.bindings import Bindings
 from calico_libnetwork.dataplane.rules.chains import Chains, RuleChain
 from calico_libnetwork.dataplane.rules.endpoints import LocalEndpoint
-from calico_libnetwork.dataplane.rules.identities import Identities
 from calico_libnetwork.dataplane.rules.members import Members, Owner
 from calico_libnetwork.dataplane.rules.policies import Policies
 from calico_libnetwork.dataplane.rules.pools import NetworkSets, PoolRange, node_networks, read_pool
-from calico_libnetwork.dataplane.rules.settings import RulesSettings, initial_options, read_options
 from calico_libnetwork.dataplane.table import Table
 from calico_libnetwork.errors import InvalidResource
 from calico_libnetwork.model import resources
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.resources import DEFAULT_ALLOW_PROFILE, AnyResource
+from calico_libnetwork.policy import identities
 from calico_libnetwork.policy.entity import Network
 from calico_libnetwork.policy.findings import Finding
+from calico_libnetwork.policy.identities import Identities
 from calico_libnetwork.policy.resolver import (
     CompiledProfile,
     compile_policy,
@@ -35,6 +35,7 @@ from calico_libnetwork.policy.resolver import (
     unreadable_policy,
 )
 from calico_libnetwork.policy.rule import DIRECTIONS
+from calico_libnetwork.policy.settings import RulesSettings, initial_options, read_options
 
 Update = AnyResource | InvalidResource | None
 
@@ -230,14 +231,14 @@ class _Content:
 
     def _describe(
         self, key: ResourceKey, resource: AnyResource, findings: list[Finding]
-    ) -> tuple[endpoints.Identity, Owner] | None:
+    ) -> tuple[identities.Identity, Owner] | None:
         if key.kind == "HostEndpoint":
             if resource.spec.node == self._node:
                 text = "host endpoints are not enforced: the interfaces of this host are unprotected"
                 findings.append(Finding(key, "error", "host-endpoint", "", text))
-            return endpoints.host_identity(resource), endpoints.host_owner(key, resource, findings)
+            return identities.host_identity(resource), endpoints.host_owner(key, resource, findings)
         if key.kind != "WorkloadEndpoint":
-            identity = endpoints.network_set_identity(key, resource)
+            identity = identities.network_set_identity(key, resource)
             return identity, endpoints.network_set_owner(key, resource, findings)
         addresses = endpoints.workload_addresses(key, resource, findings)
         if not addresses:
@@ -246,7 +247,7 @@ class _Content:
             local = endpoints.local_endpoint(key, resource, addresses, findings)
             if local is not None:
                 self._local[key] = local
-        return endpoints.workload_identity(key, resource), endpoints.workload_owner(addresses, resource)
+        return identities.workload_identity(key, resource), endpoints.workload_owner(addresses, resource)
 
     def _place_owner(self, key: ResourceKey) -> None:
         owner, labels = self._owners[key], self._identities.labels(key)

@@ -21,8 +21,8 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Literal
 
-from calico_libnetwork.dataplane.rules.settings import Options
 from calico_libnetwork.dataplane.table import Chain, SetSpec, Table
+from calico_libnetwork.policy.settings import Options
 
 FROM_WORKLOAD = "from_wl"
 TO_WORKLOAD = "to_wl"
