@@ -98,7 +98,7 @@ class Ipam:
 
     def assignments(self, node: str | None = None) -> list[Assignment]:
         """All assigned addresses, or those of ``node``; not the ones in cooldown."""
-        found = (_assignment(block, each) for block in self._view.blocks() for each in block.allocated())
+        found = (_assignment(block, each) for block in self._view.blocks(node) for each in block.allocated())
         return [each for each in found if each is not None and node in (None, each.node)]
 
     def assignment(self, address: Address) -> Assignment | None:

@@ -64,13 +64,12 @@ class AutoAssign:
                 return found
             scope.full.append(scope.open.pop(0))
         _require_new_block_allowed(draft, scope)
-        existing = _existing(draft, self.version)
-        found = (
-            _in_lost_block(draft, scope, existing, self.owner)
-            or _in_new_block(draft, scope, existing, self.owner)
-            or _in_reclaimed_block(draft, scope, existing, self.owner)
-            or _borrowed(draft, scope, existing, self.owner)
-        )
+        found = None
+        for source in (_in_lost_block, _in_new_block, _in_reclaimed_block, _borrowed):
+            if found is None and source not in scope.dry:
+                found = source(draft, scope, self.owner)
+                if found is None:
+                    scope.dry.add(source)
         if found is None:
             raise NoFreeAddress(_exhausted(draft, scope))
         return found
@@ -211,16 +210,17 @@ def _require_new_block_allowed(draft: Draft, scope: Scope) -> None:
         )
 
 
-def _existing(draft: Draft, version: Version) -> list[Network]:
+def _existing(draft: Draft, scope: Scope) -> list[Network]:
+    version = scope.pools[0].version
     found = (parse_block_key(key) for key in draft.view.keys(blocks_prefix(version)))
     return [*(network for network in found if network is not None), *draft.claimed(version)]
 
 
-def _in_lost_block(draft: Draft, scope: Scope, existing: list[Network], owner: Owner) -> Assigned | None:
+def _in_lost_block(draft: Draft, scope: Scope, owner: Owner) -> Assigned | None:
     """From a block that is this node's though the affinity is missing, which a crash between two writes leaves."""
     mark = f'"host:{draft.node}"'.encode()
     full = {own.key for own in scope.full}
-    for network in existing:
+    for network in _existing(draft, scope):
         key = block_key(network)
         item = draft.view.get(key)
         if (
@@ -239,7 +239,8 @@ def _in_lost_block(draft: Draft, scope: Scope, existing: list[Network], owner: O
     return None
 
 
-def _in_new_block(draft: Draft, scope: Scope, existing: list[Network], owner: Owner) -> Assigned | None:
+def _in_new_block(draft: Draft, scope: Scope, owner: Owner) -> Assigned | None:
+    existing = _existing(draft, scope)
     for pool in scope.pools:
         network = pools.free_block(pool, draft.node, existing=existing, reserved=scope.reserved)
         if network is not None:
@@ -247,9 +248,9 @@ def _in_new_block(draft: Draft, scope: Scope, existing: list[Network], owner: Ow
     return None
 
 
-def _in_reclaimed_block(draft: Draft, scope: Scope, existing: list[Network], owner: Owner) -> Assigned | None:
+def _in_reclaimed_block(draft: Draft, scope: Scope, owner: Owner) -> Assigned | None:
     """From an empty block of another host, or of none, which is made anew for this one."""
-    for block in _others(draft, scope, existing):
+    for block in _others(draft, scope):
         if not block.is_empty or (block.affinity is not None and block.node is None) or not _is_settled(draft, block):
             continue
         fresh = blocks.fresh(block.network, node=draft.node, now=max(draft.now, block.sequence + 1))
@@ -261,20 +262,24 @@ def _in_reclaimed_block(draft: Draft, scope: Scope, existing: list[Network], own
     return None
 
 
-def _borrowed(draft: Draft, scope: Scope, existing: list[Network], owner: Owner) -> Assigned | None:
+def _borrowed(draft: Draft, scope: Scope, owner: Owner) -> Assigned | None:
     if draft.config.strict_affinity:
         return None
-    found = (_first_free(draft, scope, block, owner) for block in _others(draft, scope, existing))
+    found = (_first_free(draft, scope, block, owner) for block in _others(draft, scope))
     return next((each for each in found if each is not None), None)
 
 
-def _others(draft: Draft, scope: Scope, existing: list[Network]) -> Iterator[Block]:
-    """Blocks of other hosts or of none, in the order this node visits them."""
-    for pool in scope.pools:
-        for network in pools.walk(pool, draft.node, existing):
-            block = _readable(draft, block_key(network))
-            if block is not None and block.node != draft.node:
-                yield block
+def _others(draft: Draft, scope: Scope) -> Iterator[Block]:
+    """Blocks of other hosts or of none that have something to give, in the order this node visits them."""
+    if scope.walk is None:
+        existing = _existing(draft, scope)
+        scope.walk = [block_key(each) for pool in scope.pools for each in pools.walk(pool, draft.node, existing)]
+    for key in scope.walk:
+        if draft.is_full(key):
+            continue
+        block = _readable(draft, key)
+        if block is not None and block.node != draft.node:
+            yield block
 
 
 def _is_settled(draft: Draft, block: Block) -> bool:

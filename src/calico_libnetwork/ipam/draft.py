@@ -48,13 +48,19 @@ class Own:
 
 @dataclass
 class Scope:
-    """What serves requests of one kind: usable pools, this node's blocks there (in key order), reservations."""
+    """What serves requests of one kind: usable pools, this node's blocks there (in key order), reservations.
+
+    ``walk`` has the keys of all blocks of the pools in this node's order, once somebody needed it; ``dry`` are the
+    sources that had nothing to give.
+    """
 
     pools: tuple[Pool, ...]
     open: list[Own]
     full: list[Own]
     reserved: tuple[Network, ...]
     reserved_spans: Spans = field(repr=False)
+    walk: list[str] | None = None
+    dry: set[object] = field(default_factory=set)
 
 
 class Draft:
@@ -113,18 +119,21 @@ class Draft:
 
     def delete_block(self, key: str) -> None:
         self._set_block(key, None)
+        self.scopes.clear()
 
     def reopen(self, key: str) -> None:
         """Addresses of a block have become free."""
         for scope in self.scopes.values():
+            scope.dry.clear()
             freed = [own for own in scope.full if own.key == key]
             if freed:
                 scope.full = [own for own in scope.full if own.key != key]
                 scope.open = sorted([*scope.open, *freed], key=lambda own: own.key)
 
     def claimed(self, version: Version) -> Iterator[Network]:
-        """Blocks that come into being with this transaction, among others."""
-        return (each.network for each in self._blocks.values() if each is not None and each.network.version == version)
+        """Blocks that come into being with this transaction, among others it writes."""
+        written = (self._blocks[key] for key in self._written)
+        return (each.network for each in written if each is not None and each.network.version == version)
 
     def affinity(self, key: str) -> AffinityState | None:
         if key in self._affinities:

@@ -87,9 +87,10 @@ class View:
             known is not None and known[0] is self.cache.get(key) and isinstance(known[1], Block) and known[1].is_full
         )
 
-    def blocks(self, prefix: str = ipam_keys.BLOCKS_PREFIX) -> Iterator[Block]:
-        """All readable blocks, in key order."""
-        return self._readable(prefix, _block)
+    def blocks(self, node: str | None = None) -> Iterator[Block]:
+        """All readable blocks in key order, or those that mention ``node``; the others are not even decoded."""
+        mark = b"" if node is None else f'{node}"'.encode()
+        return self._readable(ipam_keys.BLOCKS_PREFIX, _block, mark)
 
     def keys(self, prefix: str) -> Iterator[str]:
         return (item.key for item in self.cache.under(prefix))
@@ -104,8 +105,10 @@ class View:
         if any(event.key.startswith(self._grounds) for event in events):
             self.generation += 1
 
-    def _readable(self, prefix: str, decode: Callable[[KeyValue], T]) -> Iterator[T]:
+    def _readable(self, prefix: str, decode: Callable[[KeyValue], T], mark: bytes = b"") -> Iterator[T]:
         for item in self.cache.under(prefix):
+            if mark not in item.value:
+                continue
             try:
                 yield self._known(item, decode)
             except InvalidResource:

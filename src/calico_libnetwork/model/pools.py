@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, ip_network
 
 from calico_libnetwork.errors import InvalidResource, NoPool
 from calico_libnetwork.model import selector
@@ -77,9 +77,12 @@ class Pool:
         return self.block(self.number(int(address)))
 
     def holds(self, network: Network) -> bool:
-        length = self.network.prefixlen
-        return network.version == self.network.version and (
-            network.prefixlen >= length and network_of(network.network_address, length) == self.network
+        own = self.network
+        host = own.max_prefixlen - own.prefixlen
+        return (
+            network.version == own.version
+            and network.prefixlen >= own.prefixlen
+            and int(network.network_address) >> host == int(own.network_address) >> host
         )
 
     def selects(self, labels: Mapping[str, str]) -> bool:
@@ -127,13 +130,6 @@ def serving(
 
 def containing(pools: Iterable[Pool], address: Address) -> Pool | None:
     return next((pool for pool in pools if address in pool.network), None)
-
-
-def network_of(address: Address, length: int) -> Network:
-    """The network with a prefix of ``length`` that holds ``address``."""
-    if isinstance(address, IPv4Address):
-        return IPv4Network((int(address) >> (32 - length) << (32 - length), length))
-    return IPv6Network((int(address) >> (128 - length) << (128 - length), length))
 
 
 class Spans:
