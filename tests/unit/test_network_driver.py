@@ -262,10 +262,22 @@ async def test_next_hops_survive_a_restart_and_a_leave_frees_them(tmp_path: Path
         await host.drivers.network.create_endpoint(endpoint(second, v4="10.65.0.9/32"))
         await host.drivers.network.create_endpoint(endpoint(third, v4="10.65.0.7/32"))
         await host.drivers.network.join(joining())
-        async with running_host(tmp_path, datastore=host.datastore) as again:
-            assert (await again.drivers.network.join(joining(second))).gateway == "169.254.1.2"
-            await again.drivers.network.leave(of())
-            assert (await again.drivers.network.join(joining(third))).gateway == "169.254.1.1"
+    async with running_host(tmp_path, datastore=host.datastore) as again:
+        assert (await again.drivers.network.join(joining(second))).gateway == "169.254.1.2"
+        await again.drivers.network.leave(of())
+        assert (await again.drivers.network.join(joining(third))).gateway == "169.254.1.1"
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b'{"a":[]}', b"\xff"])
+async def test_an_unreadable_table_of_sandboxes_is_an_empty_one(tmp_path: Path, content: bytes) -> None:
+    write(tmp_path / "sandboxes.json", content)
+    async with running_host(tmp_path) as host:
+        await host.drivers.network.create_endpoint(endpoint())
+        assert (await host.drivers.network.join(joining())).gateway == "169.254.1.1"
+
+
+def write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 async def test_join_and_delete_work_for_an_endpoint_of_an_earlier_life(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from calico_libnetwork.docker import daemon, scope, watcher
+from calico_libnetwork.docker import daemon, scope, state_file, watcher
 from calico_libnetwork.docker.containers import Container, ContainerTable
 from calico_libnetwork.docker.daemon import Daemon
 from calico_libnetwork.docker.identity import Identities
@@ -88,7 +88,7 @@ async def watching(
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "PAUSE", 0.01)
-    monkeypatch.setattr(watcher, "_SAVE_DELAY", 0.0)
+    monkeypatch.setattr(state_file, "DELAY", 0.0)
 
 
 async def test_containers_and_networks_are_known_from_the_list(tmp_path: Path) -> None:

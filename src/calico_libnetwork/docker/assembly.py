@@ -42,10 +42,12 @@ class Assembly:
     listener: DaemonListener
     reconciler: Reconciler
     removals: Removals
+    sandboxes: Sandboxes
 
     async def close(self) -> None:
         await self.labelling.close()
         await self.removals.drain()
+        await self.sandboxes.close()
 
 
 def assemble(
@@ -70,6 +72,7 @@ def assemble(
     def exists(endpoint_id: str) -> bool:
         return endpoints.get(endpoint_key(settings.node, endpoint_id)) is not None
 
+    sandboxes = Sandboxes(settings.run_directory / SANDBOXES_FILE, exists=exists)
     network = NetworkDriver(
         settings,
         cache=cache,
@@ -79,7 +82,7 @@ def assemble(
         removals=removals,
         status=status,
         in_flight=in_flight,
-        sandboxes=Sandboxes(settings.run_directory / SANDBOXES_FILE, exists=exists),
+        sandboxes=sandboxes,
         labelling=labelling,
     )
 
@@ -110,7 +113,15 @@ def assemble(
     labelling.resume()
     listener = _Listener(networks, labelling, reconciler)
     return Assembly(
-        Drivers(network, ipam_driver), endpoints, networks, in_flight, labelling, listener, reconciler, removals
+        drivers=Drivers(network, ipam_driver),
+        endpoints=endpoints,
+        networks=networks,
+        in_flight=in_flight,
+        labelling=labelling,
+        listener=listener,
+        reconciler=reconciler,
+        removals=removals,
+        sandboxes=sandboxes,
     )
 
 

@@ -12,21 +12,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import structlog
+
+from calico_libnetwork.docker.state_file import StateFile
 
 _LIMIT = 254
 
-_log = structlog.get_logger(__name__)
 _decoder = msgspec.json.Decoder(dict[str, dict[str, int]])
 
 
 class Sandboxes:
     """``exists`` tells whether an endpoint of an earlier time is still there."""
 
-    def __init__(self, file: Path, *, exists: Callable[[str], bool]) -> None:
-        self._file = file
+    def __init__(self, path: Path, *, exists: Callable[[str], bool]) -> None:
         self._exists = exists
-        self._sandboxes = _load(file)
+        self._file = StateFile(path, lambda: msgspec.json.encode(self._sandboxes))
+        self._sandboxes = _load(self._file)
 
     def enter(self, sandbox: str, endpoint_id: str) -> int:
         """The endpoint's place in its sandbox, from 1; again for the same one gives the same place."""
@@ -40,7 +40,7 @@ class Sandboxes:
             places[endpoint_id] = next(place for place in range(1, _LIMIT + 1) if place not in taken)
         if self._sandboxes.get(sandbox) != places:
             self._sandboxes[sandbox] = places
-            self._save()
+            self._file.save_soon()
         return places[endpoint_id]
 
     def leave(self, endpoint_id: str) -> None:
@@ -51,24 +51,18 @@ class Sandboxes:
         sandboxes = {sandbox: places for sandbox, places in sandboxes.items() if places}
         if sandboxes != self._sandboxes:
             self._sandboxes = sandboxes
-            self._save()
+            self._file.save_soon()
 
-    def _save(self) -> None:
-        """A few hundred bytes into a memory file system: quicker than handing it to a thread."""
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            new = self._file.with_suffix(".new")
-            new.write_bytes(msgspec.json.encode(self._sandboxes))
-            new.replace(self._file)
-        except OSError as error:
-            _log.warning("the table of sandboxes cannot be saved", file=str(self._file), reason=error.strerror)
+    async def close(self) -> None:
+        await self._file.close()
 
 
-def _load(file: Path) -> dict[str, dict[str, int]]:
-    try:
-        return _decoder.decode(file.read_bytes())
-    except FileNotFoundError:
+def _load(file: StateFile) -> dict[str, dict[str, int]]:
+    content = file.read()
+    if content is None:
         return {}
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        _log.warning("the table of sandboxes cannot be read, starting empty", file=str(file), reason=str(error))
+    try:
+        return _decoder.decode(content)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        file.discard(str(error))
         return {}

@@ -20,11 +20,11 @@ from calico_libnetwork.docker.containers import ContainerTable
 from calico_libnetwork.docker.daemon import Daemon
 from calico_libnetwork.docker.identity import Questions
 from calico_libnetwork.docker.scope import AnnouncedScope, kind_of
+from calico_libnetwork.docker.state_file import StateFile
 from calico_libnetwork.errors import DockerUnavailable, NotFound
 
 PAUSE = 1.0
 """Seconds between two attempts to reach the daemon."""
-_SAVE_DELAY = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -54,12 +54,11 @@ class Watcher:
         self._daemon = daemon
         self._table = table
         self._scope = scope
-        self._file = file
+        self._file = StateFile(file, table.encode)
         self._listener: DaemonListener | None = None
         self._since = 0
-        self._saving: asyncio.Task[None] | None = None
         self._outage: str | None = None
-        _restore(table, file)
+        _restore(table, self._file)
 
     async def attach(self, listener: DaemonListener) -> None:
         """From now on ``listener`` is told; also at once, where the daemon is connected already."""
@@ -80,9 +79,7 @@ class Watcher:
                     await self._daemon.disconnect()
                 await asyncio.sleep(PAUSE)
         finally:
-            if self._saving is not None:
-                self._saving.cancel()
-                self._save()
+            await self._file.close()
 
     async def _follow(self) -> None:
         """The stream begins before the listing, so that nothing falls between the two."""
@@ -99,7 +96,7 @@ class Watcher:
         known = self._listener.known_networks() if self._listener is not None else set()
         networks = {network["Id"]: network["Name"] for network in await self._daemon.networks()}
         self._table.replace(await self._daemon.containers(), networks)
-        self._save_soon()
+        self._file.save_soon()
         if self._listener is not None:
             await self._listener.networks_gone(known - networks.keys())
             await self._listener.daemon_listed()
@@ -112,7 +109,7 @@ class Watcher:
     async def _take(self, event: Mapping[str, Any]) -> None:
         self._since = max(self._since, int(event.get("timeNano") or 0))
         if self._table.apply(event):
-            self._save_soon()
+            self._file.save_soon()
         actor = event.get("Actor") or {}
         match event.get("Type"), event.get("Action"):
             case "network", "connect" if self._listener is not None:
@@ -120,24 +117,6 @@ class Watcher:
                 await self._listener.container_connected(actor.get("ID") or "", container)
             case "network", "create" | "destroy" | "remove":
                 await self._learn_kind()  # entering and leaving swarm mode makes and removes networks
-
-    def _save_soon(self) -> None:
-        if self._saving is None:
-            self._saving = asyncio.create_task(self._save_later(), name="save containers")
-
-    async def _save_later(self) -> None:
-        await asyncio.sleep(_SAVE_DELAY)  # so that a burst of events is one write
-        self._saving = None
-        await asyncio.to_thread(self._save)
-
-    def _save(self) -> None:
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            new = self._file.with_suffix(".new")
-            new.write_bytes(self._table.encode())
-            new.replace(self._file)
-        except OSError as error:
-            _log.warning("the table of containers cannot be saved", file=str(self._file), reason=error.strerror)
 
     def _note_outage(self, reason: str) -> None:
         if self._outage is None:
@@ -174,10 +153,10 @@ class DockerNames:
         return True
 
 
-def _restore(table: ContainerTable, file: Path) -> None:
-    try:
-        table.restore(file.read_bytes())
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError) as error:
-        _log.warning("the table of containers cannot be read, starting empty", file=str(file), reason=str(error))
+def _restore(table: ContainerTable, file: StateFile) -> None:
+    content = file.read()
+    if content is not None:
+        try:
+            table.restore(content)
+        except ValueError as error:
+            file.discard(str(error))

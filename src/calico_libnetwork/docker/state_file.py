@@ -1,0 +1,66 @@
+"""A small file of what should survive a restart: replaced as a whole, behind the caller's back, a burst at a time.
+
+Losing the last moments of it is harmless; whoever uses it can do without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+DELAY = 0.2
+"""Seconds in which changes gather."""
+
+_log = structlog.get_logger(__name__)
+
+
+class StateFile:
+    """``content`` gives what is to be stored at the moment of writing."""
+
+    def __init__(self, path: Path, content: Callable[[], bytes]) -> None:
+        self.path = path
+        self._content = content
+        self._saving: asyncio.Task[None] | None = None
+
+    def read(self) -> bytes | None:
+        """None if there is none yet, or it cannot be read."""
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _log.warning("state cannot be read, starting empty", file=str(self.path), reason=error.strerror)
+            return None
+
+    def discard(self, reason: str) -> None:
+        """Says that what was read is of no use."""
+        _log.warning("state is not understood, starting empty", file=str(self.path), reason=reason)
+
+    def save_soon(self) -> None:
+        if self._saving is None:
+            self._saving = asyncio.create_task(self._save_later(), name=f"save {self.path.name}")
+
+    async def close(self) -> None:
+        """Writes what is not yet written."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.cancel()
+            await asyncio.gather(saving, return_exceptions=True)
+            self._write(self._content())
+
+    async def _save_later(self) -> None:
+        await asyncio.sleep(DELAY)
+        self._saving = None
+        await asyncio.to_thread(self._write, self._content())
+
+    def _write(self, content: bytes) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            new = self.path.with_suffix(".new")
+            new.write_bytes(content)
+            new.replace(self.path)
+        except OSError as error:
+            _log.warning("state cannot be saved", file=str(self.path), reason=error.strerror)
