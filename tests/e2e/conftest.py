@@ -19,7 +19,8 @@ def pytest_report_header() -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "docker" in metafunc.fixturenames:
+    chosen = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
+    if "docker" in metafunc.fixturenames and "docker" not in chosen:
         metafunc.parametrize("docker", dockers(), ids=str, scope="session")
 
 

@@ -8,6 +8,7 @@ runs that were killed are removed when the next lab opens.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
@@ -22,6 +23,8 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from calico_libnetwork.cli.session import open_datastore
+from calico_libnetwork.config import Config
 from tests.e2e.machine import Machine, Process, remove_cgroups, wait_for
 
 REPOSITORY = Path(__file__).parents[2]
@@ -32,6 +35,7 @@ DIRECTORY = Path("/var/tmp")
 IMAGE = "busybox"
 OUTSIDE = "203.0.113.1"
 OUTSIDE6 = "2001:db8:113::1"
+RESOURCES = "/calico/resources/v3/projectcalico.org"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -206,22 +210,24 @@ class Host:
         """The product's own command line, beside the running plugin."""
         return self.machine.run(str(COMMAND), *arguments, text=text)
 
+    def stored(self, prefix: str) -> list[str]:
+        """The datastore's keys below ``prefix``, read beside the running plugin or from the file of a stopped one."""
+        var, run = self.machine.root / "var/lib/calico-libnetwork", self.machine.root / "run/calico-libnetwork"
+        return asyncio.run(_keys(Config(datastore_type="embedded", state_directory=var, run_directory=run), prefix))
+
     def endpoints(self) -> set[str]:
-        """The names of all workload endpoints in the datastore."""
-        lines = self.calico("get", "workloadendpoints", "--all-namespaces", "--output", "json")
-        return {item["metadata"]["name"] for item in json.loads(lines)["items"]}
+        """The names of all workload endpoints."""
+        return {_last(key) for key in self.stored(f"{RESOURCES}/workloadendpoints/")}
 
     def traces(self) -> list[str]:
         """Every sign of a container or a network that kernel and datastore show."""
         kernel = "ip -o link; ip route; ip -6 route; ip neighbour; nft list ruleset"
         lines = self.machine.run("sh", "-c", kernel).splitlines()
-        found = [line.strip() for line in lines if re.search(r"\bcali[0-9a-f]{11}\b", line)]
-        found += [f"workload endpoint {name}" for name in self.endpoints()]
-        profiles = json.loads(self.calico("get", "profiles", "--output", "json"))["items"]
-        names = {item["metadata"]["name"] for item in profiles} - {"projectcalico-default-allow"}
-        found += [f"profile {name}" for name in names]
-        addresses = self.calico("ipam", "check").splitlines()[-1]
-        return found if " 0 addresses are assigned" in addresses else [*found, addresses]
+        found = [line.strip() for line in lines if re.search(r"\bcali([0-9a-f]{11}|-)", line)]
+        found += self.stored(f"{RESOURCES}/workloadendpoints/")
+        found += self.stored("/calico/ipam/v2/handle/")
+        profiles = self.stored(f"{RESOURCES}/profiles/")
+        return found + [key for key in profiles if _last(key) != "projectcalico-default-allow"]
 
     def clear(self) -> None:
         """Removes every container and network that a test made."""
@@ -252,9 +258,7 @@ class Dockerd:
         configuration.write_text("{}")
         fixed = ["--data-root", str(directory / "docker"), "--config-file", str(configuration)]
         groups = f"/{cgroup_name(directory)}/docker"
-        # 20.10 refuses to start while the containerd of a killed predecessor still answers
-        for leftover in ("docker.pid", "docker/containerd/containerd.pid"):
-            (self.machine.root / "run" / leftover).unlink(missing_ok=True)
+        self._end_containerd()
         self._process = self.machine.start("dockerd", *fixed, "--cgroup-parent", groups, *options, log=self.log)
         self.wait_until_ready()
 
@@ -264,6 +268,12 @@ class Dockerd:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         assert self._process is not None
         self._process.stop(number, seconds=60)
+
+    def _end_containerd(self) -> None:
+        """That of a killed predecessor, which keeps 20.10 from starting; containers do not need it."""
+        file = self.machine.root / "run/docker/containerd/containerd.pid"
+        if file.exists():
+            self.machine.try_run("sh", "-c", 'kill "$0"; while kill -0 "$0"; do sleep 0.05; done', file.read_text())
 
     def _ready(self) -> bool:
         assert self._process is not None
@@ -316,6 +326,18 @@ class Plugin:
         if not self.running:
             raise RuntimeError(f"the plugin ended:\n{tail(self.log)}")
         return all("NetworkDriver" in ask(path, "/Plugin.Activate") for path in self.sockets)
+
+
+async def _keys(config: Config, prefix: str) -> list[str]:
+    datastore = await open_datastore(config)
+    try:
+        return [item.key for item in (await datastore.list([prefix])).items]
+    finally:
+        await datastore.close()
+
+
+def _last(key: str) -> str:
+    return key.rsplit("/", 1)[1]
 
 
 def ask(path: Path, target: str, *, method: str = "POST") -> str:

@@ -27,7 +27,7 @@ def test_netcat_gets_the_capabilities(host: Host, socket: str, method: str, answ
         answer = {"Scope": "local"}  # such a daemon takes a global driver only with a cluster store
     request = f"GET /{method} HTTP/1.0\r\n\r\n"
 
-    head, _, body = host.machine.run("nc", "-N", "-U", f"{PLUGINS}/{socket}.sock", text=request).partition("\n\n")
+    head, _, body = host.machine.run("nc", "-U", f"{PLUGINS}/{socket}.sock", text=request).partition("\n\n")
 
     assert " 200 " in head.splitlines()[0]
     assert "Content-Type: application/vnd.docker.plugins.v1.1+json" in head
@@ -62,7 +62,7 @@ def test_nonsense_gets_an_error_and_the_process_lives_on(host: Host, head: str, 
     pid = host.plugin.pid
     request = f"{head}\r\nHost:\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n{body}"
 
-    answer = host.machine.run("nc", "-N", "-U", f"{PLUGINS}/calico.sock", text=request)
+    answer = host.machine.run("nc", "-U", f"{PLUGINS}/calico.sock", text=request)
 
     assert answer.split()[1] == status
     assert json.loads(answer.partition("\n\n")[2])["Err"]
