@@ -7,6 +7,8 @@ from random import Random
 from typing import Any
 
 from calico_libnetwork.model.kinds import ResourceKey
+from calico_libnetwork.policy.explain import Explanation
+from calico_libnetwork.policy.flow import Flow as ExplainedFlow
 from tests.policy_oracle import Document, Flow
 
 Address = IPv4Address | IPv6Address
@@ -46,7 +48,8 @@ def addresses(number: int) -> tuple[IPv4Address, IPv6Address]:
 
 
 def make_world(random: Random) -> World:
-    world: World = {}
+    bgp = {"ipv4Address": f"{HOST[0]}/24", "ipv6Address": f"{HOST[1]}/64"}
+    world: World = dict([document("Node", NODE, {"bgp": bgp})])
     for maker, most in (
         (_profile, 3), (_tier, 3), (_policy, 6), (_network_set, 3), (_host_endpoint, 2), (_remote, 1), (_options, 1),
     ):  # fmt: skip
@@ -100,6 +103,19 @@ def make_flow(random: Random) -> Flow:
     if protocol in (6, 17, 132):
         return Flow(source, destination, protocol, random.choice((1024, 5000, *PORTS)), random.choice(PORTS))
     return Flow(source, destination, protocol)
+
+
+def explained_flow(flow: Flow) -> ExplainedFlow:
+    if flow.protocol in (1, 58):
+        kind = {"icmp_type": flow.first, "icmp_code": flow.second}
+        return ExplainedFlow(flow.source, flow.destination, flow.protocol, **kind)
+    return ExplainedFlow(flow.source, flow.destination, flow.protocol, flow.first, flow.second)
+
+
+def allowed_on(node: str, explanation: Explanation) -> bool:
+    """What the node's own kernel has to say; the other end may have a policy elsewhere."""
+    judgements = (explanation.egress, explanation.ingress)
+    return all(judgement.allowed for judgement in judgements if judgement.node in ("", node))
 
 
 def document(

@@ -1,4 +1,5 @@
-"""Random policy, endpoints and packets: the compiled rules in a real kernel against a direct reading of the rules.
+"""Random policy, endpoints and packets: the compiled rules in a real kernel against a direct reading of the rules,
+and what ``explain`` says about each packet against both.
 
 ``POLICY_CASES`` is the number of random worlds (default 2000), ``POLICY_SEED`` where they begin; a failure names
 its seed, and POLICY_SEED=that POLICY_CASES=1 repeats it alone.
@@ -12,7 +13,9 @@ from random import Random
 import msgspec
 import pytest
 
+from calico_libnetwork.dataplane.rules import RulesSettings
 from calico_libnetwork.model.kinds import decode
+from calico_libnetwork.policy.explain import Explainer
 from tests import policy_worlds as worlds
 from tests.policy_oracle import Oracle
 from tests.system.conftest import Namespace, Workloads
@@ -31,8 +34,10 @@ def test_packets_fare_in_the_kernel_as_the_rules_of_evaluation_say(namespace: Na
         for seed in range(SEED, SEED + CASES):
             random = Random(seed)
             world = worlds.make_world(random)
+            content = {key: decode(key, msgspec.json.encode(document)) for key, document in world.items()}
+            explainer = Explainer(content, RulesSettings())
             rules = Rules()
-            rules.put(*((key, decode(key, msgspec.json.encode(document))) for key, document in world.items()))
+            rules.put(*content.items())
             host.load(rules.text())
             flows = worlds.make_flows(random, PACKETS)
             packets = [Packet(flow.source, flow.destination, flow.protocol, flow.first, flow.second) for flow in flows]
@@ -41,6 +46,9 @@ def test_packets_fare_in_the_kernel_as_the_rules_of_evaluation_say(namespace: Na
             for flow, reached in zip(flows, host.deliver(packets), strict=True):
                 closed = any(end in known and oracle.local(end) is None for end in (flow.source, flow.destination))
                 expected = not closed and oracle.allows(flow)
+                explanation = explainer.explain(worlds.explained_flow(flow))
+                agrees = closed or worlds.allowed_on(worlds.NODE, explanation) is expected
+                assert agrees, f"seed {seed}: {flow}: {reached=}, {expected=}, {explanation}"
                 assert reached is expected, f"seed {seed}: {flow}: {reached=}, {expected=}\n{world}\n{rules.text()}"
                 decisions[expected] += 1
     print(f"{CASES} worlds, {decisions[True]} packets allowed, {decisions[False]} denied")

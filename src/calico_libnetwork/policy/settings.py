@@ -63,11 +63,17 @@ def initial_options(settings: RulesSettings) -> Options:
 
 
 def read_options(
-    settings: RulesSettings, configurations: Mapping[ResourceKey, Mapping[str, Any]], findings: list[Finding]
+    settings: RulesSettings,
+    configurations: Mapping[ResourceKey, Mapping[str, Any]],
+    *,
+    node: str,
+    findings: list[Finding],
 ) -> Options:
-    """``configurations`` in rising precedence, the raw specs as stored."""
+    """``configurations`` are the raw specs as stored, of any FelixConfiguration."""
     options = initial_options(settings)
-    for key, spec in configurations.items():
+    for configuration in ("default", f"node.{node}"):
+        key = ResourceKey("FelixConfiguration", configuration)
+        spec = configurations.get(key, {})
         for name, (attribute, read) in _FIELDS.items():
             value = spec.get(name)
             if value is None or value == "":

@@ -8,7 +8,7 @@ force while this process lives.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 from calico_libnetwork.dataplane.rules import endpoints, skeleton
@@ -256,18 +256,12 @@ class _Content:
         self.bindings.update(key, self._local.get(key), labels)
 
     def _apply_options(self) -> None:
-        self._option_findings = []
-        ordered = {key: self._configurations[key] for key in self._relevant_configurations()}
-        options = read_options(self._settings, ordered, self._option_findings)
+        found: list[Finding] = []
+        options = read_options(self._settings, self._configurations, node=self._node, findings=found)
+        self._option_findings = found
         if options != self._chains.options:
             self._chains.refresh_all(options)
             self.bindings.refresh_all()
-
-    def _relevant_configurations(self) -> Iterable[ResourceKey]:
-        for name in ("default", f"node.{self._node}"):
-            key = ResourceKey("FelixConfiguration", name)
-            if key in self._configurations:
-                yield key
 
     def _want_fixed_part(self) -> None:
         vxlan = any(pool.vxlan for pool in self._pools.values())
