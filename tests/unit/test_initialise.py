@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,15 @@ from calico_libnetwork.model import documents
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.validation import validate
 
+
+def node_document(stored: documents.Document | None) -> documents.Document:
+    made = stored or documents.new_document("Node", "host-a", {}, uid="u", created="2026-11-24T00:00:00Z")
+    return made | {"spec": made["spec"] | {"bgp": {"ipv4Address": "172.31.77.1/24"}}, "status": {}}
+
+
 HOST = FirstStart(
     node="host-a",
-    node_ipv4=IPv4Interface("172.31.77.1/24"),
-    node_ipv6=IPv6Interface("fd77::1/64"),
+    node_document=node_document,
     host_networks=(IPv4Network("172.31.77.0/24"),),
 )
 CLUSTER = ResourceKey("ClusterInformation", "default")
@@ -177,7 +182,7 @@ async def test_locked_datastore_is_not_written_to() -> None:
     before = await datastore.list(["/"])
     answer = await initialise(datastore, HOST)
     assert not answer.ready
-    assert "datastoreReady is false" in answer.remarks[0]
+    assert "datastoreReady is false" in answer.remark
     assert await datastore.list(["/"]) == before
 
 
@@ -193,53 +198,13 @@ def node(spec: dict[str, Any], **metadata: Any) -> tuple[ResourceKey, dict[str, 
     return NODE, {"kind": "Node", "metadata": {"name": "host-a", **metadata}, "spec": spec, "status": {}}
 
 
-async def test_new_node_has_its_addresses() -> None:
-    document = await read(await started(), NODE)
-    assert document["spec"] == {"bgp": {"ipv4Address": "172.31.77.1/24", "ipv6Address": "fd77::1/64"}}
-    assert document["status"] == {}
+async def test_new_node_is_made_without_a_stored_one() -> None:
+    assert await read(await started(), NODE) == node_document(None)
 
 
-async def test_node_without_addresses_has_no_empty_bgp() -> None:
-    assert (await read(await started(FirstStart(node="host-a")), NODE))["spec"] == {}
-
-
-async def test_address_that_a_user_stored_stays() -> None:
-    spec = {"bgp": {"asNumber": 64513, "ipv4Address": "10.0.0.1/8"}, "orchRefs": [{"orchestrator": "x"}]}
-    document = await read(await started(HOST, node(spec, labels={"rack": "r1"})), NODE)
-    assert document["spec"] == spec | {"bgp": spec["bgp"] | {"ipv6Address": "fd77::1/64"}}  # type: ignore[operator]
-    assert document["metadata"]["labels"] == {"rack": "r1"}
-
-
-async def test_address_that_was_found_follows_the_host() -> None:
-    datastore = await started()
-    await initialise(datastore, replace(HOST, node_ipv4=IPv4Interface("10.3.3.3/24"), node_ipv6=None))
-    bgp = (await read(datastore, NODE))["spec"]["bgp"]
-    assert bgp == {"ipv4Address": "10.3.3.3/24", "ipv6Address": "fd77::1/64"}
-
-
-async def test_address_that_a_user_changed_by_hand_stays_from_then_on() -> None:
-    datastore = await started()
-    document = await read(datastore, NODE)
-    document["spec"]["bgp"]["ipv4Address"] = "10.0.0.1/8"
-    await put(datastore, NODE, document)
-    await initialise(datastore, replace(HOST, node_ipv4=IPv4Interface("10.3.3.3/24")))
-    assert (await read(datastore, NODE))["spec"]["bgp"]["ipv4Address"] == "10.0.0.1/8"
-
-
-async def test_configured_address_replaces_the_stored_one_and_is_no_finding() -> None:
-    datastore = await started(replace(HOST, given=frozenset({4})), node({"bgp": {"ipv4Address": "10.0.0.1/8"}}))
-    assert (await read(datastore, NODE))["spec"]["bgp"]["ipv4Address"] == "172.31.77.1/24"
-    await initialise(datastore, replace(HOST, node_ipv4=IPv4Interface("10.3.3.3/24")))
-    assert (await read(datastore, NODE))["spec"]["bgp"]["ipv4Address"] == "172.31.77.1/24"
-
-
-async def test_address_of_another_node_is_remarked() -> None:
-    datastore = await started()
-    answer = await initialise(datastore, replace(HOST, node="host-b"))
-    assert [remark.partition(":")[0] for remark in answer.remarks] == [
-        "Node(host-a) has this host's address 172.31.77.1",
-        "Node(host-a) has this host's address fd77",
-    ]
+async def test_stored_node_is_changed_and_not_replaced() -> None:
+    document = await read(await started(HOST, node({"orchRefs": [{"orchestrator": "x"}]})), NODE)
+    assert document["spec"] == {"orchRefs": [{"orchestrator": "x"}], "bgp": {"ipv4Address": "172.31.77.1/24"}}
 
 
 class Raced(MemoryDatastore):
@@ -260,7 +225,7 @@ class Raced(MemoryDatastore):
 
 async def test_hosts_that_start_together_end_with_one_result() -> None:
     datastore = Raced(8)
-    hosts = [replace(HOST, node=f"host-{number}", node_ipv4=None, node_ipv6=None) for number in range(8)]
+    hosts = [replace(HOST, node=f"host-{number}") for number in range(8)]
     answers = await asyncio.gather(*(initialise(datastore, host) for host in hosts))
     assert all(answer.ready for answer in answers)
     keys = [item.key for item in (await datastore.list(["/"])).items]

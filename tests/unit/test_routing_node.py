@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 
-from calico_libnetwork.datastore.initialise import AUTODETECTED
 from calico_libnetwork.model.documents import Document
 from calico_libnetwork.routing.cluster import RoutedPool
 from calico_libnetwork.routing.mode import decide
-from calico_libnetwork.routing.node import NodeWishes, conflicts, desired_node, missing, new_node
+from calico_libnetwork.routing.node import DETECTED_ANNOTATION, NodeWishes, conflicts, desired_node, missing, new_node
 from tests.unit.routing_objects import member
 
 DETECTED: dict[Any, Any] = {4: ipaddress.ip_interface("10.0.0.1/24"), 6: ipaddress.ip_interface("fd00::1/64")}
-MARK = AUTODETECTED  # the first start writes the same
+MARK = DETECTED_ANNOTATION
 
 
 def wishes(**fields: Any) -> NodeWishes:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -24,19 +25,33 @@ from calico_libnetwork.dataplane.kernel import Failure, Kernel
 from calico_libnetwork.dataplane.rtnetlink import IPNetwork
 from calico_libnetwork.dataplane.rules import endpoints as rules_endpoints
 from calico_libnetwork.dataplane.rules.ruleset import Ruleset
-from calico_libnetwork.dataplane.rules.settings import RulesSettings
 from calico_libnetwork.dataplane.workloads import LocalEndpoint
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.datastore.protocol import Event
 from calico_libnetwork.health import Report
 from calico_libnetwork.model.kinds import ResourceKey
-from calico_libnetwork.routing.router import Router
+from calico_libnetwork.policy.findings import Finding
+from calico_libnetwork.policy.settings import RulesSettings
+from calico_libnetwork.routing import cluster
+from calico_libnetwork.routing.bird import Bird
+from calico_libnetwork.routing.host_routing import HostRouting
+from calico_libnetwork.routing.router import Router, Routing
 
 RESYNC_SECONDS = 90.0
 RETRY_SECONDS = 10.0
 _JITTER = 0.1
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Shortcoming:
+    """A finding of policy or routing, as the log, the status and the gauge show it."""
+
+    kind: str
+    sentence: str
+    severity: str
+    feature: str
 
 
 class Agent:
@@ -47,12 +62,16 @@ class Agent:
         *,
         node: str,
         router: Router,
+        bird: Bird,
+        on_routing: Callable[[Routing], None],
         programmed: ProgrammedEndpoints,
         report: Report,
         metrics: AgentMetrics,
     ) -> None:
         self._cache = cache
         self._router = router
+        self._on_routing = on_routing
+        self._routing_told: Routing | None = None
         self._programmed = programmed
         self._report = report
         self._metrics = metrics
@@ -60,12 +79,13 @@ class Agent:
         settings = RulesSettings()
         self._ruleset = Ruleset(node=node, settings=settings)
         self.host = Host(kernel, accept_mark=settings.accept_mark, wake=self._wake.set)
+        self._routing = HostRouting(router, kernel, links=self.host.links, bird=bird)
         self._intake = Intake([self._ruleset, router], [router])
         self._keys: dict[str, ResourceKey] = {}  # of the endpoint that holds each interface
         self._pending: set[str] = set()  # interfaces whose endpoint is not in force yet
         self._blocks: tuple[IPNetwork, ...] = ()
         self._failures: frozenset[Failure] = frozenset()
-        self._findings: frozenset[Any] = frozenset()
+        self._findings: frozenset[Shortcoming] = frozenset()
 
     async def close(self) -> None:
         """The closed skeleton; to be called inside the host's context, before a workload can exist."""
@@ -92,7 +112,8 @@ class Agent:
             "endpoints": len(self._keys),
             "programmed": len(self._programmed),
             "failures": sorted(str(failure) for failure in self._failures),
-            "findings": [str(finding) for finding in sorted(self._ruleset.findings)],
+            "routes": self._router.desired().decision.mode,
+            "findings": [finding.sentence for finding in sorted(self._findings)],
         }
 
     async def _reconcile(self) -> None:
@@ -108,12 +129,17 @@ class Agent:
         if blocks != self._blocks:
             self._blocks = blocks
             self.host.workloads.set_blocks(blocks)
-        self.host.want_routes(self._router.desired().routes)
-        failures = await self.host.apply()
+        routing, failures = await self._routing.prepare()
+        self.host.want_routes(routing.routes)
+        failures += await self.host.apply()
+        await self._routing.conclude(routing)
+        if routing is not self._routing_told:
+            self._routing_told = routing
+            self._on_routing(routing)
         self._metrics.apply_time.observe(time.perf_counter() - started)
         self._tell_programmed(tables_written=self.host.filter.in_sync and self.host.arp.in_sync)
         self._tell_failures(failures)
-        self._tell_findings()
+        self._tell_findings([*map(_finding, self._ruleset.findings), *map(_routing_finding, routing.findings)])
 
     def _take_endpoints(self, interfaces: frozenset[str]) -> None:
         """Of each interface the endpoint that holds it now, if any."""
@@ -153,28 +179,38 @@ class Agent:
         else:
             self._report.say(f"{len(self._keys)} endpoints in force", ready=True)
 
-    def _tell_findings(self) -> None:
-        current = frozenset(self._ruleset.findings)
+    def _tell_findings(self, found: Sequence[Shortcoming]) -> None:
+        current = frozenset(found)
         if current == self._findings:
             return
         for finding in sorted(current - self._findings):
-            _log.warning("not enforced as written", finding=str(finding))
+            _log.warning("not enforced as written", finding=finding.sentence, severity=finding.severity)
         self._findings = current
         self._metrics.findings.clear()
         for finding in current:
-            self._metrics.findings.labels(finding.key.kind, finding.feature).inc()
+            self._metrics.findings.labels(finding.kind, finding.feature).inc()
 
     async def _resync(self) -> None:
         """Notifications can be lost and other programs are many: every so often everything is read anew."""
         while True:
             await asyncio.sleep(RESYNC_SECONDS * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 - jitter
             self.host.distrust()
+            self._routing.distrust()
             await self.host.links.relist()
             self._wake.set()
 
     def _on_events(self, events: Sequence[Event]) -> None:
         self._intake.take(events)
         self._wake.set()
+
+
+def _finding(finding: Finding) -> Shortcoming:
+    return Shortcoming(finding.key.kind, str(finding), finding.severity, finding.feature)
+
+
+def _routing_finding(finding: cluster.Finding) -> Shortcoming:
+    kind = finding.subject.partition("(")[0]
+    return Shortcoming(kind, f"{finding.subject}: {finding.text}", finding.severity, "routing")
 
 
 def _for_kernel(endpoint: rules_endpoints.LocalEndpoint) -> LocalEndpoint:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
+import uuid
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface, ip_network
-from typing import Any, Literal
+from datetime import UTC, datetime
+from ipaddress import ip_network
+from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from calico_libnetwork.agent.loop import Agent
 from calico_libnetwork.agent.metrics import AgentMetrics
+from calico_libnetwork.agent.own_node import OwnNode, wishes_of_host
 from calico_libnetwork.agent.programmed import ProgrammedEndpoints
 from calico_libnetwork.cli.session import FILE, SOCKET, open_etcd
 from calico_libnetwork.config import Config
 from calico_libnetwork.dataplane import mtu, sysctl
-from calico_libnetwork.dataplane.addresses import first_found, holding
 from calico_libnetwork.dataplane.kernel import Kernel
 from calico_libnetwork.dataplane.links import Links
 from calico_libnetwork.dataplane.veth import VethPairs
@@ -26,6 +30,7 @@ from calico_libnetwork.datastore import serve
 from calico_libnetwork.datastore.cache import PAUSE, Cache
 from calico_libnetwork.datastore.initialise import FirstStart, initialise
 from calico_libnetwork.datastore.protocol import Datastore
+from calico_libnetwork.datastore.resources import Resources
 from calico_libnetwork.datastore.sqlite import SqliteDatastore
 from calico_libnetwork.docker import assembly, daemon, scope
 from calico_libnetwork.docker.containers import ContainerTable
@@ -35,11 +40,16 @@ from calico_libnetwork.docker.watcher import Watcher
 from calico_libnetwork.errors import DatastoreUnavailable
 from calico_libnetwork.health import Health
 from calico_libnetwork.ipam import Ipam
-from calico_libnetwork.routing.router import Router
+from calico_libnetwork.model.documents import Document
+from calico_libnetwork.routing.bird import Bird
+from calico_libnetwork.routing.cluster import Family
+from calico_libnetwork.routing.node import desired_node, new_node
+from calico_libnetwork.routing.router import Router, Routing
 
 PREFIXES = ("/calico/resources/v3/projectcalico.org/", "/calico/ipam/v2/", "/calico-libnetwork/v1/")
 CONTAINERS_FILE = "containers.json"
 RESTART_SECONDS = 1.0
+_TOOLS = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 
 _log = structlog.get_logger(__name__)
 
@@ -60,19 +70,29 @@ class Daemon:
         self._registry = CollectorRegistry()
         self._health = Health(self._registry, node=config.nodename)
         self._programmed = ProgrammedEndpoints()
-        self._router = Router(node=config.nodename)
         self._kernel = Kernel()
+        self._router = Router(
+            node=config.nodename,
+            setting=config.routes,  # type: ignore[arg-type]  # one of the four, as config.py has checked
+            bird_installed=shutil.which("bird", path=_TOOLS) is not None,
+        )
+        self._kernel = Kernel()
+        self._bird = Bird(
+            config.run_directory / "bird", self._kernel, command=(shutil.which("bird", path=_TOOLS) or "bird",)
+        )
         self._veths = VethPairs(self._kernel)
         self._docker = daemon.Daemon(settings.docker_host)
         self._containers = ContainerTable()
         self._watcher = Watcher(self._docker, self._containers, announced, config.state_directory / CONTAINERS_FILE)
         self._plugin_only = plugin_only
         self._links: Links | None = None
+        self._own_node: OwnNode | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._kernel)
             await stack.enter_async_context(self._veths)
+            await stack.enter_async_context(self._bird)
             datastore = await self._open_datastore(stack)
             cache = Cache(datastore, PREFIXES)
             agent = self._agent(cache)
@@ -87,6 +107,7 @@ class Daemon:
                     for name, work in (
                         ("cache", cache.run),
                         ("agent", agent.run),
+                        ("BIRD", self._bird.run),
                         ("docker events", self._watcher.run),
                         ("first start", lambda: self._become_ready(datastore, cache, agent.host.links)),
                     )
@@ -115,10 +136,16 @@ class Daemon:
             self._kernel,
             node=self._config.nodename,
             router=self._router,
+            bird=self._bird,
+            on_routing=self._on_routing,
             programmed=self._programmed,
             report=self._health.report("agent"),
             metrics=AgentMetrics(self._registry),
         )
+
+    def _on_routing(self, routing: Routing) -> None:
+        if self._own_node is not None:
+            self._own_node.want(routing)
 
     def _veth_mtu(self) -> int:
         """As set, else what fits through the uplink and the encapsulations in use."""
@@ -131,10 +158,18 @@ class Daemon:
         """Once: what the first start makes, then the drivers, then whatever waits for them."""
         await self._initialise(datastore, links)
         await cache.in_sync.wait()
+        ipam = Ipam(cache, node=self._config.nodename)
+        self._own_node = OwnNode(
+            Resources(cache),
+            ipam,
+            node=self._config.nodename,
+            links=links,
+            settings=_address_settings(self._config),
+        )
         built = assembly.assemble(
             self._settings,
             cache=cache,
-            ipam=Ipam(cache, node=self._config.nodename),
+            ipam=ipam,
             veths=self._veths,
             status=self._programmed,
             daemon=self._docker,
@@ -145,8 +180,11 @@ class Daemon:
         _log.info("ready", datastore=datastore.description)
         await self._watcher.attach(built.listener)
         await self._veths.sweep()
+        self._own_node.want(self._router.desired())
         try:
-            await built.reconciler.run()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_supervised("reconciler", built.reconciler.run), name="reconciler")
+                tasks.create_task(_supervised("own node", self._own_node.run), name="own node")
         finally:
             await built.close()
 
@@ -161,20 +199,23 @@ class Daemon:
                 waiting = True
                 await asyncio.sleep(PAUSE)
                 continue
-            for remark in started.remarks:
-                _log.warning("first start", remark=remark)
+            if started.remark:
+                _log.warning("first start", remark=started.remark)
             return
 
 
 def first_start(config: Config, links: Links) -> FirstStart:
     """Of this host as it is now."""
-    given = frozenset(family for family, text in ((4, config.ip), (6, config.ip6)) if text not in ("", "none"))
-    node_ipv4, node_ipv6 = own_address(config.ip, links, 4), own_address(config.ip6, links, 6)
+    wishes = wishes_of_host(config.nodename, links, _address_settings(config))
+
+    def node_document(stored: Document | None) -> Document:
+        if stored is not None:
+            return desired_node(stored, wishes)
+        return new_node(wishes, uid=str(uuid.uuid4()), created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+
     return FirstStart(
         node=config.nodename,
-        node_ipv4=node_ipv4 if isinstance(node_ipv4, IPv4Interface) else None,
-        node_ipv6=node_ipv6 if isinstance(node_ipv6, IPv6Interface) else None,
-        given=given,
+        node_document=node_document,
         ipv4_pool=config.ipv4pool_cidr,
         ipv6_pool=config.ipv6pool_cidr,
         no_default_pools=config.no_default_pools,
@@ -187,17 +228,8 @@ def first_start(config: Config, links: Links) -> FirstStart:
     )
 
 
-def own_address(setting: str, links: Links, family: Literal[4, 6]) -> IPv4Interface | IPv6Interface | None:
-    """This node's address for other hosts: what the setting says, with its length on the host, else the first found."""
-    if setting == "none":
-        return None
-    present = links.by_name.values()
-    if not setting:
-        found = first_found(present, links.addresses, family)
-        return found.address if found is not None else None
-    wanted = ip_interface(setting)
-    found = holding(present, links.addresses, wanted) if "/" not in setting else None
-    return found.address if found is not None else wanted
+def _address_settings(config: Config) -> dict[Family, str]:
+    return {4: config.ip, 6: config.ip6}
 
 
 async def _supervised(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

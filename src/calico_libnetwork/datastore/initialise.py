@@ -13,8 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
-from typing import Any
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from calico_libnetwork.datastore.protocol import Datastore, Listing, Put, Transaction, absent, unchanged
 from calico_libnetwork.errors import ConfigError, Conflict, NotFound
@@ -25,8 +24,6 @@ from calico_libnetwork.model.kinds import KINDS, ResourceKey
 CLUSTER_TYPE = "docker"
 DEFAULT_IPV4_POOL = IPv4Network("192.168.0.0/16")
 IPV4_POOL_FALLBACKS = tuple(IPv4Network(f"172.{second}.0.0/16") for second in range(16, 32))
-# Addresses that this project found by itself and wrote into the Node: those it may replace when the host moves.
-AUTODETECTED = "calico-libnetwork/autodetected"
 
 _READ = ("ClusterInformation", "Tier", "IPPool", "Node", "FelixConfiguration", "BGPConfiguration", "IPAMConfiguration")
 _CLUSTER = ResourceKey("ClusterInformation", "default")
@@ -42,17 +39,16 @@ Network = IPv4Network | IPv6Network
 
 @dataclass(frozen=True, kw_only=True)
 class FirstStart:
-    """Of this host: its name, its addresses, and what the user said about pools.
+    """Of this host: its name, its Node resource, and what the user said about pools.
 
-    ``given`` holds the families (4, 6) whose address a user configured: that one replaces what is stored.
+    ``node_document`` makes the Node out of the stored one, None where there is none; pure. Without it, a missing Node
+    is made without addresses.
     ``host_networks`` are those the host has on its own interfaces, from which the default IPv4 pool keeps away.
     ``ipv6`` says whether the kernel has IPv6. A pool left at None is chosen: Calico's default, or a random ULA /48.
     """
 
     node: str
-    node_ipv4: IPv4Interface | None = None
-    node_ipv6: IPv6Interface | None = None
-    given: frozenset[int] = frozenset()
+    node_document: Callable[[Document | None], Document] | None = None
     ipv4_pool: IPv4Network | None = None
     ipv6_pool: IPv6Network | None = None
     no_default_pools: bool = False
@@ -62,24 +58,22 @@ class FirstStart:
 
 @dataclass(frozen=True)
 class Started:
-    """``ready`` is False for a locked datastore, where nothing was written; ``remarks`` are sentences for the log."""
+    """``ready`` is False for a locked datastore, where nothing was written; ``remark`` is a sentence for the log."""
 
     ready: bool
-    remarks: tuple[str, ...] = ()
+    remark: str = ""
 
 
 async def ensure_cluster(datastore: Datastore) -> Started:
     """The part that every writer needs: ClusterInformation and the tiers. Raises as ``initialise``."""
-    return await _settle(datastore, ("ClusterInformation", "Tier"), _cluster_plan, lambda _: iter(()))
+    return await _settle(datastore, ("ClusterInformation", "Tier"), _cluster_plan)
 
 
 async def initialise(datastore: Datastore, settings: FirstStart) -> Started:
     """Raises ``ConfigError`` for settings that contradict each other, ``Conflict``, ``DatastoreUnavailable``."""
     if settings.no_default_pools and (settings.ipv4_pool or settings.ipv6_pool):
         raise ConfigError("NO_DEFAULT_POOLS and CALICO_IPV4POOL_CIDR or CALICO_IPV6POOL_CIDR are both set; unset one")
-    return await _settle(
-        datastore, _READ, lambda found: _plan(found, settings), lambda found: _remarks(found, settings)
-    )
+    return await _settle(datastore, _READ, lambda found: _plan(found, settings))
 
 
 async def set_ready(datastore: Datastore, *, ready: bool) -> None:
@@ -101,15 +95,14 @@ async def _settle(
     datastore: Datastore,
     read: Sequence[str],
     plan: Callable[[_Found], Iterator[tuple[ResourceKey, Document]]],
-    remarks: Callable[[_Found], Iterator[str]],
 ) -> Started:
     for _ in range(_ATTEMPTS):
         found = _Found(await datastore.list([KINDS[kind].prefix for kind in read]))
         if found.spec(_CLUSTER).get("datastoreReady") is False:
-            return Started(False, ("the datastore is locked (datastoreReady is false in ClusterInformation(default))",))
+            return Started(False, "the datastore is locked (datastoreReady is false in ClusterInformation(default))")
         wanted = [pair for pair in plan(found) if found.documents.get(pair[0]) != pair[1]]
         if not wanted or (await datastore.commit(_transaction(found, wanted))).succeeded:
-            return Started(True, tuple(remarks(found)))
+            return Started(True)
     raise Conflict(f"other hosts kept changing {datastore.description} during the first start; start again")
 
 
@@ -156,7 +149,11 @@ def _plan(found: _Found, settings: FirstStart) -> Iterator[tuple[ResourceKey, Do
     """Every object as it should be: those that exist as they are, but for what is said here."""
     yield from _cluster_plan(found)
     node = ResourceKey("Node", settings.node)
-    yield node, _node(found.documents.get(node), settings)
+    stored = found.documents.get(node)
+    if settings.node_document is None or stored == {}:
+        yield _unless_present(found, node, {}, status={})
+    else:
+        yield node, settings.node_document(stored)
     if not settings.no_default_pools:
         for name, pool in _missing_pools(found, settings):
             yield _unless_present(found, ResourceKey("IPPool", name), _pool_spec(pool))
@@ -216,41 +213,6 @@ def _cluster_information(stored: Document | None) -> Document:
     return stored | {"spec": spec}
 
 
-def _node(stored: Document | None, settings: FirstStart) -> Document:
-    """Our Node, with its addresses where none is stored, a user gave one, or the stored one was our own finding."""
-    if stored is not None and not stored:
-        return stored
-    document = _new(ResourceKey("Node", settings.node), {}, status={}) if stored is None else stored
-    annotations = dict(document["metadata"].get("annotations") or {})
-    found_before = annotations.get(AUTODETECTED, "").split(",")
-    bgp: dict[str, Any] = dict((document.get("spec") or {}).get("bgp") or {})
-    own = []
-    for family, name, address in (
-        (4, "ipv4Address", settings.node_ipv4),
-        (6, "ipv6Address", settings.node_ipv6),
-    ):
-        given = family in settings.given
-        if address is not None and (given or not bgp.get(name) or bgp[name] in found_before):
-            bgp[name] = str(address)
-            own += [] if given else [str(address)]
-        elif bgp.get(name) in found_before and bgp.get(name):
-            own.append(bgp[name])
-    annotations.pop(AUTODETECTED, None)
-    if own:
-        annotations[AUTODETECTED] = ",".join(own)
-    return _with(document, bgp, annotations)
-
-
-def _with(document: Document, bgp: Document, annotations: dict[str, str]) -> Document:
-    metadata = dict(document["metadata"])
-    if annotations:
-        metadata["annotations"] = dict(sorted(annotations.items()))
-    else:
-        metadata.pop("annotations", None)
-    spec = document.get("spec") or {}
-    return document | {"metadata": metadata, "spec": {"bgp": bgp} | spec | {"bgp": bgp} if bgp else spec}
-
-
 def _missing_pools(found: _Found, settings: FirstStart) -> Iterator[tuple[str, Network]]:
     present = {network.version for network in _pools(found)}
     if 4 not in present:
@@ -290,15 +252,3 @@ def _pool_spec(pool: Network) -> Document:
         "allowedUses": ["Workload", "Tunnel"],
         "assignmentMode": "Automatic",
     }
-
-
-def _remarks(found: _Found, settings: FirstStart) -> Iterator[str]:
-    for key, document in found.of_kind("Node"):
-        bgp = (document.get("spec") or {}).get("bgp") or {}
-        for name, address in (("ipv4Address", settings.node_ipv4), ("ipv6Address", settings.node_ipv6)):
-            other = str(bgp.get(name) or "").partition("/")[0]
-            if key.name != settings.node and address is not None and other == str(address.ip):
-                yield (
-                    f"{key} has this host's address {address.ip}: give one of the two another with IP or IP6, "
-                    f"or delete the node if it is gone"
-                )

@@ -42,7 +42,7 @@ class NodeWishes:
 
 
 def new_node(wishes: NodeWishes, *, uid: str, created: str) -> Document:
-    return desired_node(new_document("Node", wishes.name, {}, uid=uid, created=created), wishes)
+    return desired_node(new_document("Node", wishes.name, {}, uid=uid, created=created), wishes) | {"status": {}}
 
 
 def desired_node(stored: Document, wishes: NodeWishes) -> Document:

@@ -47,6 +47,7 @@ from calico_libnetwork.routing.cluster import (
 )
 from calico_libnetwork.routing.destinations import Destinations
 from calico_libnetwork.routing.mode import Decision, Setting, decide
+from calico_libnetwork.routing.node import conflicts
 from calico_libnetwork.routing.peers import Session, sessions
 from calico_libnetwork.routing.remote_routes import (
     IPIP_OVERHEAD,
@@ -209,7 +210,7 @@ class Router:
             self.own, self.others, cast("dict[str, BGPPeer]", self._of_kind("BGPPeer")), settings, self._passwords
         )
         decision = self._decide(settings, found_sessions)
-        findings += [*more, *decision.findings]
+        findings += [*more, *decision.findings, *conflicts(self.own, self.others)]
         bird = None
         if decision.mode == "bird":
             bird, bird_findings = self._render(settings, found_sessions)
