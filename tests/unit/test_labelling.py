@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from calico_libnetwork.datastore.protocol import Put, Transaction
-from calico_libnetwork.docker import messages
+from calico_libnetwork.docker import identity, messages
 from calico_libnetwork.docker.containers import Container
 from calico_libnetwork.docker.labels import facts_of
 from calico_libnetwork.errors import AddressInUse
@@ -137,6 +137,17 @@ async def test_while_docker_is_silent_join_answers_and_the_next_word_opens(tmp_p
         await host.assembly.listener.container_connected(NET, WEB.id)
         assert (await host.value(PATH))["metadata"]["labels"] == LABELS
         assert (await host.value(PATH))["spec"]["ipNetworks"] == [V4]
+
+
+async def test_the_namespace_tells_while_docker_28_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "container_in", {Path("/netns/1"): WEB.id}.get)
+    async with running_host(tmp_path, daemon=docker(answers=False), label_endpoints=True) as host:
+        host.table.put(WEB)
+        await host.drivers.network.create_endpoint(endpoint())
+        await host.drivers.network.join(joining(sandbox="/netns/2"))
+        assert "ipNetworks" not in (await host.value(PATH))["spec"]
+        await host.drivers.network.join(joining(sandbox="/netns/1"))
+        assert (await host.value(PATH))["metadata"]["labels"] == LABELS
 
 
 async def test_the_saved_table_serves_while_docker_29_starts(tmp_path: Path) -> None:

@@ -171,5 +171,7 @@ async def _translated(question: Awaitable[T], deadline: float | None) -> T:
         if error.status == 404:
             raise NotFound(f"Docker says: {error.message}") from error
         raise DockerUnavailable(f"the Docker API failed: {error}") from error
+    except aiohttp.ClientPayloadError:
+        raise DockerUnavailable("Docker closed the connection") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise DockerUnavailable(f"the Docker API failed: {error}") from error

@@ -7,10 +7,13 @@ the daemon is asked, since a name may just have changed hands; its saved table s
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from calico_libnetwork.docker.containers import Container, ContainerTable
+from calico_libnetwork.docker.namespaces import container_in
 from calico_libnetwork.errors import DockerUnavailable, NotFound
 
 _JOINING = "ep-"
@@ -61,6 +64,11 @@ class Identities:
         except (DockerUnavailable, NotFound):
             return None
         return (members.get(container_id) or {}).get("EndpointID")
+
+    async def in_sandbox(self, sandbox: str) -> Container | None:
+        """Of a container whose process is in the namespace already; needs no daemon, and a table that knows the id."""
+        container_id = await asyncio.to_thread(container_in, Path(sandbox)) if sandbox else None
+        return self._table.by_id(container_id) if container_id is not None else None
 
     def with_id(self, container_id: str) -> Container | None:
         return self._table.by_id(container_id)

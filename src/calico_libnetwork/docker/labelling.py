@@ -61,11 +61,13 @@ class Labelling:
         if timer is not None:
             timer.cancel()
 
-    async def open_joining(self, endpoint: Endpoint) -> bool:
+    async def open_joining(self, endpoint: Endpoint, sandbox: str) -> bool:
         """Whether the endpoint is open, after one attempt to learn whose it is."""
         if not endpoint.held:
             return True
         container = await self._identities.of_endpoint(endpoint.network_id, endpoint.endpoint_id)
+        if container is None:
+            container = await self._identities.in_sandbox(sandbox)
         return container is not None and await self._identify(endpoint, container)
 
     async def container_connected(self, network_id: str, container_id: str) -> None:

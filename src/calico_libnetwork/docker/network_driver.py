@@ -142,7 +142,7 @@ class NetworkDriver:
                 " container again"
             )
         place = self._sandboxes.enter(request.sandbox_key, request.endpoint_id) if request.sandbox_key else 1
-        if not await self._labelling.open_joining(endpoint):
+        if not await self._labelling.open_joining(endpoint, request.sandbox_key):
             _log.info("endpoint stays closed until its container's labels are known", endpoint=request.endpoint_id[:12])
         elif not await self._status.wait(key, STATUS_DEADLINE):
             _log.warning(
