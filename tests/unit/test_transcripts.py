@@ -30,6 +30,7 @@ from tests.unit.test_plugin import FixedScope
 
 TRANSCRIPTS = Path(__file__).parent.parent / "data" / "docker-transcripts"
 VERSIONS = sorted(path.stem for path in TRANSCRIPTS.glob("*.jsonl"))
+OLDEST_AND_NEWEST = (VERSIONS[0], VERSIONS[-1])
 
 POOLS = (
     pool("pool4", "10.65.0.0/16"),
@@ -267,7 +268,7 @@ async def test_every_recorded_request_is_answered(version: str, every: int, tmp_
     assert unexpected == []
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", OLDEST_AND_NEWEST)
 async def test_a_repeated_call_gets_the_same_answer(version: str, tmp_path: Path) -> None:
     """Not of RequestAddress, which gives another address each time, and not of what shows a container's place."""
     for part, calls in calls_by_part(version):
@@ -281,7 +282,7 @@ async def test_a_repeated_call_gets_the_same_answer(version: str, tmp_path: Path
                     assert await replay.send(call) == first, (part, call)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", OLDEST_AND_NEWEST)
 async def test_any_order_is_survived_and_leaves_nothing(version: str, tmp_path: Path) -> None:
     for part, calls in calls_by_part(version):
         shuffled = Random(part).sample(calls, len(calls))

@@ -23,7 +23,7 @@ from calico_libnetwork.docker.scope import AnnouncedScope, kind_of
 from calico_libnetwork.docker.state_file import StateFile
 from calico_libnetwork.errors import DockerUnavailable, NotFound
 
-PAUSE = 1.0
+PAUSE = 0.25
 """Seconds between two attempts to reach the daemon."""
 
 _log = structlog.get_logger(__name__)
