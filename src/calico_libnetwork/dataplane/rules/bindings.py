@@ -15,6 +15,7 @@ from calico_libnetwork.dataplane.rules.endpoints import LocalEndpoint
 from calico_libnetwork.dataplane.rules.policies import Policies
 from calico_libnetwork.dataplane.table import Table
 from calico_libnetwork.model.kinds import ResourceKey
+from calico_libnetwork.model.selector import Selector
 from calico_libnetwork.policy.entity import covering
 from calico_libnetwork.policy.findings import Finding
 from calico_libnetwork.policy.labels import LabelSet
@@ -23,6 +24,7 @@ from calico_libnetwork.policy.rule import DIRECTIONS, Direction
 _MAPS: dict[Direction, str] = {"egress": skeleton.FROM_WORKLOAD, "ingress": skeleton.TO_WORKLOAD}
 
 Element = tuple[str, str]
+_Signatures = dict[tuple[frozenset[Selector], tuple[str, ...]], dict[Direction, SharedChain]]
 
 
 @dataclass(slots=True, eq=False)
@@ -93,8 +95,9 @@ class Bindings:
 
     def settle(self) -> frozenset[str]:
         changed = frozenset(interface for interface in self._stale_interfaces if self._rebind(interface))
+        known: _Signatures = {}
         for group in self._stale_groups:
-            self._resolve(group)
+            self._resolve(group, known)
         for interface in changed:
             binding = self._bound.get(interface)
             if binding is not None:
@@ -169,7 +172,8 @@ class Bindings:
             self._stale_groups.add(group)
         self._policies.index.drop_labels(group.label_set)
 
-    def _resolve(self, group: _Group) -> None:
+    def _resolve(self, group: _Group, known: _Signatures) -> None:
+        """``known`` are the signatures found in this round: many labels may meet with the same policies."""
         if not group.interfaces:
             del self._groups[group.label_set, group.profiles]
             groups = self._groups_by_labels[group.label_set]
@@ -179,17 +183,21 @@ class Bindings:
             for chain in group.chains.values():
                 self._chains.drop(chain)
             return
-        before, group.chains = group.chains, {}
-        for direction in DIRECTIONS:
-            tiers = self._policies.resolve(group.label_set, direction)
-            chain = signature(tiers, group.profiles, direction, self._chains.options)
+        identity = (frozenset(group.label_set.matching), group.profiles)
+        if identity not in known:
+            known[identity] = {direction: self._signature(group, direction) for direction in DIRECTIONS}
+        before, group.chains = group.chains, known[identity]
+        for chain in group.chains.values():
             self._chains.hold(chain)
-            group.chains[direction] = chain
         for chain in before.values():
             self._chains.drop(chain)
         if before and any(before[direction].name != group.chains[direction].name for direction in DIRECTIONS):
             for interface in group.interfaces:
                 self._want(interface, group)
+
+    def _signature(self, group: _Group, direction: Direction) -> SharedChain:
+        tiers = self._policies.resolve(group.label_set, direction)
+        return signature(tiers, group.profiles, direction, self._chains.options)
 
     def _want(self, interface: str, group: _Group) -> None:
         for direction, chain in group.chains.items():
