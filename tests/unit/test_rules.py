@@ -549,3 +549,11 @@ def test_spoofed_prefixes_count_where_the_configuration_allows_them() -> None:
     assert ("spoof4", f'"{interface}" . 10.1.0.0/16') in host.table.elements.desired
     assert ("spoof6", f'"{interface}" . fd01::1') in host.table.elements.desired
     assert host.table.chains.desired["raw_prerouting"].rules[0] == "iifname . ip saddr @spoof4 accept"
+
+
+def test_a_match_nobody_knows_makes_a_policy_unreadable() -> None:
+    host = Host()
+    host.put_workload(1, profiles=["projectcalico-default-allow"])
+    rule = {"action": "Allow", "destination": {"domains": ["example.com"]}}
+    with pytest.raises(InvalidResource, match=r"unknown field `domains` - at `\$\.spec\.egress\[0\]\.destination`"):
+        host.put("GlobalNetworkPolicy", "a", {"types": ["Egress"], "egress": [rule]})

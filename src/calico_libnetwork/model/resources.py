@@ -148,12 +148,14 @@ class HostEndpointSpec(View, frozen=True):
     ports: tuple[EndpointPort, ...] | None = None
 
 
-class ICMPFields(View, frozen=True):
+class ICMPFields(View, frozen=True, forbid_unknown_fields=True):
     type: int | None = None
     code: int | None = None
 
 
-class EntityRule(View, frozen=True):
+class EntityRule(View, frozen=True, forbid_unknown_fields=True):
+    """A match nobody here knows makes the whole resource unreadable: passing over it would let more through."""
+
     nets: tuple[str, ...] | None = None
     selector: str = ""
     namespace_selector: str = ""
@@ -165,7 +167,9 @@ class EntityRule(View, frozen=True):
     service_accounts: dict[str, Any] | None = None
 
 
-class Rule(View, frozen=True):
+class Rule(View, frozen=True, forbid_unknown_fields=True):
+    """Unknown fields are not passed over, as in ``EntityRule``."""
+
     action: str
     ip_version: int | None = None
     protocol: int | str | None = None
