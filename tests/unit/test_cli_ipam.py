@@ -22,9 +22,10 @@ from calico_libnetwork.errors import CalicoError
 from calico_libnetwork.model import documents
 from calico_libnetwork.model.documents import new_document
 from calico_libnetwork.model.kinds import ResourceKey
+from tests.unit.first_start import plain_node
 
 Command = Callable[..., Result]
-HOST = FirstStart(node="host-a", ipv6=False)
+HOST = FirstStart(node="host-a", node_document=plain_node("host-a"), ipv6=False)
 
 
 @pytest.fixture

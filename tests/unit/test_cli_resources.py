@@ -23,6 +23,7 @@ from calico_libnetwork.datastore.protocol import Put, Transaction
 from calico_libnetwork.datastore.sqlite import SqliteDatastore
 from calico_libnetwork.errors import CalicoError, InvalidResource, NotFound
 from calico_libnetwork.model.kinds import ResourceKey
+from tests.unit.first_start import plain_node
 
 CALICO = Path(__file__).parents[1] / "data" / "calico"
 RECORDED = [json.loads(line) for line in (CALICO / "resources.jsonl").read_text().splitlines()]
@@ -316,7 +317,7 @@ def test_policy_of_before_calico_3_30_is_edited_where_it_is(calico: Command, tmp
 
 async def test_deleted_pool_leaves_its_addresses_and_takes_its_blocks_from_their_hosts() -> None:
     store = MemoryDatastore()
-    await initialise(store, FirstStart(node="n", ipv6=False))
+    await initialise(store, FirstStart(node="n", node_document=plain_node("n"), ipv6=False))
     async with open_ipam(store, "n") as ipam:
         address = await ipam.auto_assign(4, handle="h", attributes={"node": "n"})
     await delete_resource(store, ResourceKey("IPPool", "default-ipv4-ippool"), grace=0)
@@ -333,8 +334,8 @@ async def test_deleted_pool_leaves_its_addresses_and_takes_its_blocks_from_their
 
 async def test_deleted_node_takes_everything_of_it_along() -> None:
     store = MemoryDatastore()
-    await initialise(store, FirstStart(node="n", ipv6=False))
-    await initialise(store, FirstStart(node="other", ipv6=False))
+    await initialise(store, FirstStart(node="n", node_document=plain_node("n"), ipv6=False))
+    await initialise(store, FirstStart(node="other", node_document=plain_node("other"), ipv6=False))
     for node in ("n", "other"):
         async with open_ipam(store, node) as ipam:
             await ipam.auto_assign(4, handle=f"h-{node}", attributes={"node": node})

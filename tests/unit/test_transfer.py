@@ -14,6 +14,7 @@ from calico_libnetwork.datastore.protocol import Outcome, Put, Transaction
 from calico_libnetwork.datastore.transfer import Entry, Snapshot, dump, export, import_into, load
 from calico_libnetwork.errors import AlreadyExists, Conflict, InvalidResource
 from calico_libnetwork.model.kinds import ResourceKey
+from tests.unit.first_start import plain_node
 
 CALICO = Path(__file__).parents[1] / "data" / "calico"
 CLUSTER = ResourceKey("ClusterInformation", "default").path
@@ -21,7 +22,7 @@ CLUSTER = ResourceKey("ClusterInformation", "default").path
 
 async def filled(count: int = 300) -> MemoryDatastore:
     store = MemoryDatastore()
-    await initialise(store, FirstStart(node="n"))
+    await initialise(store, FirstStart(node="n", node_document=plain_node("n")))
     for number in range(count):
         await store.commit(Transaction([], [Put(f"/calico/ipam/v2/handle/{number % 7}{number}", b'{"block":{}}')]))
     await store.commit(Transaction([], [Put("/calico/resources/v3/projectcalico.org/profiles/bad", b"\xff\x00")]))
@@ -77,7 +78,7 @@ async def test_import_that_was_cut_short_is_done_again() -> None:
 
 async def test_datastore_with_contents_is_refused_unless_told() -> None:
     target = MemoryDatastore()
-    await initialise(target, FirstStart(node="other"))
+    await initialise(target, FirstStart(node="other", node_document=plain_node("other")))
     snapshot = await export(await filled(5))
     with pytest.raises(AlreadyExists, match=r"memory is not empty: it has 11 keys of its own, such as /calico/"):
         await import_into(target, snapshot)

@@ -21,6 +21,9 @@ class ProgrammedEndpoints:
     def __len__(self) -> int:
         return len(self._programmed)
 
+    def keys(self) -> frozenset[ResourceKey]:
+        return frozenset(self._programmed)
+
     def add(self, key: ResourceKey) -> None:
         self._programmed.add(key)
         for event in self._waiting.pop(key, ()):

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
+from calico_libnetwork.agent.dataplane import Dataplane
 from calico_libnetwork.agent.loop import Agent
 from calico_libnetwork.agent.metrics import AgentMetrics
 from calico_libnetwork.agent.own_node import OwnNode, wishes_of_host
@@ -38,7 +39,7 @@ from calico_libnetwork.docker.plugin import Plugin
 from calico_libnetwork.docker.settings import DockerSettings
 from calico_libnetwork.docker.watcher import Watcher
 from calico_libnetwork.errors import DatastoreUnavailable
-from calico_libnetwork.health import Health
+from calico_libnetwork.health import Health, Report
 from calico_libnetwork.ipam import Ipam
 from calico_libnetwork.model.documents import Document
 from calico_libnetwork.routing.bird import Bird
@@ -70,7 +71,6 @@ class Daemon:
         self._registry = CollectorRegistry()
         self._health = Health(self._registry, node=config.nodename)
         self._programmed = ProgrammedEndpoints()
-        self._kernel = Kernel()
         self._router = Router(
             node=config.nodename,
             setting=config.routes,  # type: ignore[arg-type]  # one of the four, as config.py has checked
@@ -95,27 +95,37 @@ class Daemon:
             await stack.enter_async_context(self._bird)
             datastore = await self._open_datastore(stack)
             cache = Cache(datastore, PREFIXES)
-            agent = self._agent(cache)
+            report = self._health.report("agent")
+            agent = self._agent(cache, report)
             self._links = agent.host.links
             self._health.add_part("agent", agent.status)
             self._health.add_part("datastore", lambda: _describe(cache))
             await stack.enter_async_context(agent.host)
-            await agent.close()
-            async with asyncio.TaskGroup() as tasks:
-                running = [
-                    tasks.create_task(_supervised(name, work), name=name)
-                    for name, work in (
-                        ("cache", cache.run),
-                        ("agent", agent.run),
-                        ("BIRD", self._bird.run),
-                        ("docker events", self._watcher.run),
-                        ("first start", lambda: self._become_ready(datastore, cache, agent.host.links)),
-                    )
-                ]
-                await stop.wait()
-                await self._plugin.stop()
-                for task in running:
-                    task.cancel()
+            dataplane = Dataplane(
+                agent,
+                self._bird,
+                setting="felix" if self._plugin_only else self._config.dataplane,  # type: ignore[arg-type]  # one of three
+                programmed=self._programmed,
+                report=report,
+            )
+            await dataplane.close()
+            await self._work(
+                stop,
+                {
+                    "cache": cache.run,
+                    "dataplane": dataplane.run,
+                    "docker events": self._watcher.run,
+                    "first start": lambda: self._become_ready(datastore, cache, agent.host.links, dataplane),
+                },
+            )
+
+    async def _work(self, stop: asyncio.Event, works: Mapping[str, Callable[[], Coroutine[Any, Any, None]]]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(_supervised(name, work), name=name) for name, work in works.items()]
+            await stop.wait()
+            await self._plugin.stop()
+            for task in running:
+                task.cancel()
 
     async def _open_datastore(self, stack: AsyncExitStack) -> Datastore:
         config = self._config
@@ -130,7 +140,7 @@ class Daemon:
         )
         return datastore
 
-    def _agent(self, cache: Cache) -> Agent:
+    def _agent(self, cache: Cache, report: Report) -> Agent:
         return Agent(
             cache,
             self._kernel,
@@ -139,7 +149,7 @@ class Daemon:
             bird=self._bird,
             on_routing=self._on_routing,
             programmed=self._programmed,
-            report=self._health.report("agent"),
+            report=report,
             metrics=AgentMetrics(self._registry),
         )
 
@@ -154,9 +164,10 @@ class Daemon:
         links = self._links.by_name.values() if self._links is not None else ()
         return self._router.desired().workload_mtu or mtu.host_mtu(links)
 
-    async def _become_ready(self, datastore: Datastore, cache: Cache, links: Links) -> None:
+    async def _become_ready(self, datastore: Datastore, cache: Cache, links: Links, dataplane: Dataplane) -> None:
         """Once: what the first start makes, then the drivers, then whatever waits for them."""
-        await self._initialise(datastore, links)
+        first = first_start(self._config, links, node_is_ours=not dataplane.passive)
+        await self._initialise(datastore, first)
         await cache.in_sync.wait()
         ipam = Ipam(cache, node=self._config.nodename)
         self._own_node = OwnNode(
@@ -171,7 +182,7 @@ class Daemon:
             cache=cache,
             ipam=ipam,
             veths=self._veths,
-            status=self._programmed,
+            status=dataplane,
             daemon=self._docker,
             table=self._containers,
             interfaces=lambda: links.by_name,
@@ -180,7 +191,8 @@ class Daemon:
         _log.info("ready", datastore=datastore.description)
         await self._watcher.attach(built.listener)
         await self._veths.sweep()
-        self._own_node.want(self._router.desired())
+        if not dataplane.passive:
+            self._own_node.want(self._router.desired())
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(_supervised("reconciler", built.reconciler.run), name="reconciler")
@@ -188,11 +200,11 @@ class Daemon:
         finally:
             await built.close()
 
-    async def _initialise(self, datastore: Datastore, links: Links) -> None:
+    async def _initialise(self, datastore: Datastore, first: FirstStart) -> None:
         waiting = False
         while True:
             try:
-                started = await initialise(datastore, first_start(self._config, links))
+                started = await initialise(datastore, first)
             except DatastoreUnavailable as error:
                 if not waiting:
                     _log.warning("waiting for the datastore", datastore=datastore.description, reason=str(error))
@@ -204,9 +216,10 @@ class Daemon:
             return
 
 
-def first_start(config: Config, links: Links) -> FirstStart:
-    """Of this host as it is now."""
-    wishes = wishes_of_host(config.nodename, links, _address_settings(config))
+def first_start(config: Config, links: Links, *, node_is_ours: bool) -> FirstStart:
+    """Of this host as it is now; a calico/node that runs here makes its own Node."""
+    routes = "direct" if config.routes == "auto" else config.routes
+    wishes = replace(wishes_of_host(config.nodename, links, _address_settings(config)), routes=routes)
 
     def node_document(stored: Document | None) -> Document:
         if stored is not None:
@@ -215,7 +228,7 @@ def first_start(config: Config, links: Links) -> FirstStart:
 
     return FirstStart(
         node=config.nodename,
-        node_document=node_document,
+        node_document=node_document if node_is_ours else None,
         ipv4_pool=config.ipv4pool_cidr,
         ipv6_pool=config.ipv6pool_cidr,
         no_default_pools=config.no_default_pools,

@@ -41,8 +41,8 @@ Network = IPv4Network | IPv6Network
 class FirstStart:
     """Of this host: its name, its Node resource, and what the user said about pools.
 
-    ``node_document`` makes the Node out of the stored one, None where there is none; pure. Without it, a missing Node
-    is made without addresses.
+    ``node_document`` makes the Node out of the stored one, None where there is none; pure. Without it, the Node is
+    somebody else's to make.
     ``host_networks`` are those the host has on its own interfaces, from which the default IPv4 pool keeps away.
     ``ipv6`` says whether the kernel has IPv6. A pool left at None is chosen: Calico's default, or a random ULA /48.
     """
@@ -150,10 +150,8 @@ def _plan(found: _Found, settings: FirstStart) -> Iterator[tuple[ResourceKey, Do
     yield from _cluster_plan(found)
     node = ResourceKey("Node", settings.node)
     stored = found.documents.get(node)
-    if settings.node_document is None or stored == {}:
-        yield _unless_present(found, node, {}, status={})
-    else:
-        yield node, settings.node_document(stored)
+    if settings.node_document is not None:
+        yield node, stored if stored == {} else settings.node_document(stored)
     if not settings.no_default_pools:
         for name, pool in _missing_pools(found, settings):
             yield _unless_present(found, ResourceKey("IPPool", name), _pool_spec(pool))

@@ -87,6 +87,10 @@ class Bird:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self.leave()
+
+    async def leave(self) -> None:
+        """Ends BIRD as if for a restart: its routes stay, here and with the peers."""
         async with self._turn:
             await self._stop("graceful restart")
 

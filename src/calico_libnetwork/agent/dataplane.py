@@ -1,0 +1,98 @@
+"""Who programs this host: our agent, or the Felix of a calico/node that runs here.
+
+With Felix present nothing of the kernel, BIRD or the Node resource is ours to touch. When it appears while our agent
+works, the agent goes on until Felix has every local endpoint in force; only then do our tables go, so that no moment
+is open, and routes and BIRD's sessions are left for calico/node to take over. Once passive, this process stays so:
+what Felix left behind when it ends still holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Literal
+
+import structlog
+
+from calico_libnetwork.agent.loop import Agent
+from calico_libnetwork.agent.programmed import ProgrammedEndpoints
+from calico_libnetwork.dataplane.felix import FelixEndpoints, find_felix
+from calico_libnetwork.health import Report
+from calico_libnetwork.model.kinds import ResourceKey
+from calico_libnetwork.routing.bird import Bird
+
+CHECK_SECONDS = 10.0
+HANDOVER_SECONDS = 60.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Dataplane:
+    """``close`` first, inside the host's context, then ``run`` for ever; ``wait`` is the plugin's question."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        bird: Bird,
+        *,
+        setting: Literal["auto", "builtin", "felix"],
+        programmed: ProgrammedEndpoints,
+        report: Report,
+        felix: FelixEndpoints | None = None,
+        find: Callable[[], int | None] = find_felix,
+    ) -> None:
+        self._agent = agent
+        self._bird = bird
+        self._setting = setting
+        self._programmed = programmed
+        self._report = report
+        self._felix = felix or FelixEndpoints()
+        self._find = find
+        self.passive = setting == "felix"
+
+    async def close(self) -> None:
+        """Decides who works here; where it is us, unknown workloads are closed when this returns."""
+        if self._setting == "auto":
+            self.passive = await asyncio.to_thread(self._find) is not None
+        if not self.passive:
+            await self._agent.close()
+
+    async def run(self) -> None:
+        if not self.passive:
+            await self._work_until_felix()
+            self.passive = True
+            await self._hand_over()
+        self._report.say("Felix programs this host", ready=True)
+        await asyncio.Event().wait()
+
+    async def wait(self, key: ResourceKey, timeout: float) -> bool:  # noqa: ASYNC109 - an answer, not an error
+        """Whether the endpoint was in force within ``timeout`` seconds."""
+        return await (self._felix if self.passive else self._programmed).wait(key, timeout)
+
+    async def _work_until_felix(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            working = [tasks.create_task(self._agent.run()), tasks.create_task(self._bird.run())]
+            await self._felix_appears()
+            await self._felix_is_ready()
+            for task in working:
+                task.cancel()
+
+    async def _felix_appears(self) -> None:
+        """Never, where the setting says that our agent works whatever else runs."""
+        if self._setting != "auto":
+            await asyncio.Event().wait()
+        while await asyncio.to_thread(self._find) is None:  # noqa: ASYNC110 - processes announce themselves to nobody
+            await asyncio.sleep(CHECK_SECONDS)
+
+    async def _felix_is_ready(self) -> None:
+        """Until Felix has the endpoints of this node in force, or for a minute: then it is told in the log."""
+        endpoints = self._programmed.keys()
+        _log.info("Felix has appeared, waiting until it has this host's endpoints in force", endpoints=len(endpoints))
+        waiting = (self._felix.wait(key, HANDOVER_SECONDS) for key in endpoints)
+        if not all(await asyncio.gather(*waiting)):
+            _log.warning("Felix does not report every endpoint as being in force; leaving the host to it all the same")
+
+    async def _hand_over(self) -> None:
+        await self._agent.host.remove()
+        await self._bird.leave()
+        _log.info("Felix programs this host from now on")
