@@ -1,6 +1,7 @@
 """A host with workloads and an outside, and packets sent between them: what arrives is what policy let through.
 
-Everything is in network namespaces. Workloads never answer, so no probe makes a flow an established one.
+Everything is in network namespaces. Workloads never answer, so no probe makes a flow an established one; a test that
+wants conversations lets them ``talk``.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ import os
 import socket
 import struct
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
@@ -121,16 +122,13 @@ class Rules:
 
 def inside(namespace: Namespace, action: Callable[[], T]) -> T:
     """Runs ``action`` in a thread that has entered the namespace; sockets it makes stay there."""
-    results: list[T] = []
 
-    def run() -> None:
+    def run() -> T:
         enter(namespace.descriptor)
-        results.append(action())
+        return action()
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    return results[0]
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        return executor.submit(run).result()
 
 
 @dataclass
@@ -162,6 +160,7 @@ class Lab:
         self._number = 0
         self._where: dict[Address, str] = {}
         self._ports: dict[str, _Port] = {}
+        self.namespaces: dict[str, Namespace] = {}
         self._prepare_host()
         for number in range(1, workload_count + 1):
             self._add_workload(number, workloads)
@@ -196,6 +195,30 @@ class Lab:
 
     def delivered(self, packet: Packet) -> bool:
         return self.deliver([packet])[0]
+
+    def talk(self, number: int) -> Namespace:
+        """The workload's namespace, with addresses and a gateway, free to answer."""
+        namespace = self.namespaces[interface(number)]
+        v4, v6 = addresses(number)
+        commands = f"""addr add {v4}/32 dev cali0
+            addr add {v6}/128 dev cali0 nodad
+            route add 169.254.1.1 dev cali0
+            route add default via 169.254.1.1 dev cali0
+            route add default via {LINK_LOCAL} dev cali0
+            neigh replace 169.254.1.1 lladdr {HOST_MAC} dev cali0 nud permanent
+            neigh replace {LINK_LOCAL} lladdr {HOST_MAC} dev cali0 nud permanent"""
+        namespace.run("ip", "-batch", "-", stdin=commands)
+        namespace.run("nft", "delete", "table", "inet", "silent")
+        return namespace
+
+    def talk_outside(self) -> Namespace:
+        namespace = self.namespaces["outside"]
+        commands = "".join(f"addr add {address}/32 dev outer\n" for address in OUTSIDE if address.version == 4)
+        commands += f"route add {HOST_V4} dev outer\nroute add default via {HOST_V4} dev outer\n"
+        commands += f"neigh replace {HOST_V4} lladdr {HOST_MAC} dev outer nud permanent\n"
+        namespace.run("ip", "-batch", "-", stdin=commands)
+        namespace.run("nft", "delete", "table", "inet", "silent")
+        return namespace
 
     def forget_arrivals(self) -> None:
         self.arrived()
@@ -268,6 +291,7 @@ class Lab:
             return made
 
         made = inside(namespace, make)
+        self.namespaces[name] = namespace
         self._stack.callback(made.close)
         self._ports[name] = _Port(made, is_link=True)
         for address in own:
