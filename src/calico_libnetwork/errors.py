@@ -18,7 +18,8 @@
     │   └── BlockLimit               the node owns as many blocks as it may
     ├── DataplaneError               the kernel, nft or a helper program said no
     │   └── KernelRefused            a netlink request was refused; ``errno`` says why
-    └── DockerUnavailable            the Docker API did not answer
+    ├── DockerUnavailable            the Docker API did not answer
+    └── DockerRefused                the Docker API said no
 
 Library errors are translated where they enter; only the plugin's front and the agent's loop log errors.
 """
@@ -105,4 +106,8 @@ class KernelRefused(DataplaneError):
 
 
 class DockerUnavailable(CalicoError):
+    pass
+
+
+class DockerRefused(CalicoError):
     pass

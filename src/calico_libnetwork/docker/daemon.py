@@ -14,28 +14,29 @@ import importlib
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
 
 from calico_libnetwork.docker.containers import Container, of_listing
-from calico_libnetwork.errors import DockerUnavailable, NotFound
+from calico_libnetwork.errors import DockerRefused, DockerUnavailable, NotFound
 
 if TYPE_CHECKING:
     from aiodocker import Docker
 
 T = TypeVar("T")
 
-DRIVER = "calico"
-"""As a socket; a managed plugin's driver has a tag behind it."""
+DRIVERS = frozenset({"calico", "calico-ipam"})
+"""As sockets; a managed plugin's driver has a tag behind its name, and may have any name."""
 QUESTION_DEADLINE = 0.3
 """Seconds for one question from inside a call."""
 LISTING_DEADLINE = 30.0
 START_DEADLINE = 120.0
 """dockerd answers nothing before its last restarted container is up."""
 _BREAK = 5.0
-_EVENTS = ("create", "rename", "destroy", "remove", "start", "connect")
+_NOT_CONNECTED = 900  # aiodocker's own, beside HTTP's
+_EVENTS = ("create", "rename", "destroy", "remove", "prune", "start", "connect", "disconnect")
 
 
 class Daemon:
@@ -103,9 +104,31 @@ class Daemon:
     async def networks(self) -> list[dict[str, Any]]:
         return await self._list(lambda client: client.networks.list())
 
-    async def own_networks(self) -> list[Mapping[str, Any]]:
-        """This driver's networks, each with its endpoints. Raises ``DockerUnavailable``."""
-        own = [each["Id"] for each in await self.networks() if each["Driver"].partition(":")[0] == DRIVER]
+    async def create_network(self, request: Mapping[str, Any]) -> str:
+        """Its id. Raises ``DockerRefused``, ``DockerUnavailable``. Calls this plugin back: never from inside a call."""
+
+        async def create(client: Docker) -> str:
+            created = await client.networks.create(dict(request))
+            return str(created.id)
+
+        return await self._change(create)
+
+    async def remove_network(self, network_id: str) -> None:
+        """Raises ``NotFound``, ``DockerRefused``, ``DockerUnavailable``. Calls this plugin back, as above."""
+
+        async def remove(client: Docker) -> None:
+            networks = await asyncio.to_thread(importlib.import_module, "aiodocker.networks")
+            await networks.DockerNetwork(client, network_id).delete()
+
+        await self._change(remove)
+
+    async def own_networks(self, known: Collection[str]) -> list[Mapping[str, Any]]:
+        """The networks of this driver, ``known`` by their ids or not, with their endpoints.
+
+        Raises ``DockerUnavailable``.
+        """
+        networks = await self.networks()
+        own = [each["Id"] for each in networks if each["Id"] in known or each["Driver"].partition(":")[0] in DRIVERS]
         found = []
         for network_id in own:
             with contextlib.suppress(NotFound):  # removed since it was listed
@@ -153,14 +176,17 @@ class Daemon:
     async def _list(self, question: Callable[[Docker], Awaitable[T]]) -> T:
         return await _translated(question(self._connected()), LISTING_DEADLINE)
 
+    async def _change(self, change: Callable[[Docker], Awaitable[T]]) -> T:
+        return await _translated(change(self._connected()), LISTING_DEADLINE, answers_refuse=True)
+
     def _connected(self) -> Docker:
         if self._client is None:
             raise DockerUnavailable("the Docker API is not connected")
         return self._client
 
 
-async def _translated(question: Awaitable[T], deadline: float | None) -> T:
-    """The library's errors as ours; "no such object" is ``NotFound``."""
+async def _translated(question: Awaitable[T], deadline: float | None, *, answers_refuse: bool = False) -> T:
+    """The library's errors as ours; "no such object" is ``NotFound``, another error answer perhaps a refusal."""
     errors = importlib.import_module("aiodocker.exceptions")
     try:
         async with asyncio.timeout(deadline):
@@ -170,6 +196,8 @@ async def _translated(question: Awaitable[T], deadline: float | None) -> T:
     except errors.DockerError as error:
         if error.status == 404:
             raise NotFound(f"Docker says: {error.message}") from error
+        if answers_refuse and error.status < _NOT_CONNECTED:
+            raise DockerRefused(f"Docker says: {error.message}") from error
         raise DockerUnavailable(f"the Docker API failed: {error}") from error
     except aiohttp.ClientPayloadError:
         raise DockerUnavailable("Docker closed the connection") from None
