@@ -18,6 +18,7 @@ _COMMANDS = {
     "create": (_RESOURCES, "create", "Create resources from files."),
     "datastore": ("calico_libnetwork.cli.datastore", "datastore", "Move a cluster to another datastore."),
     "delete": (_RESOURCES, "delete", "Delete resources by name or from files."),
+    "explain": ("calico_libnetwork.cli.explain", "explain", "Say whether one end reaches another, and why."),
     "get": (_RESOURCES, "get", "Show resources as a table, YAML or JSON."),
     "ipam": ("calico_libnetwork.cli.ipam", "ipam", "Look at and repair the assignment of addresses."),
     "replace": (_RESOURCES, "replace", "Replace existing resources from files."),
