@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
@@ -82,7 +82,7 @@ class FakeDaemon:
             raise NotFound(f"network {network_id} not found")
         return {"Id": network_id, "Name": self.names[network_id], "Containers": self.members}
 
-    async def own_networks(self) -> list[Mapping[str, Any]]:
+    async def own_networks(self, known: Collection[str]) -> list[Mapping[str, Any]]:
         return [await self.network(network_id) for network_id in self.names or {"": ""}]
 
     async def container_named(self, name: str) -> Container | None:

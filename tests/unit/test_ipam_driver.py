@@ -227,7 +227,7 @@ async def test_release_alone_removes_what_a_crashed_daemon_left(tmp_path: Path) 
         await host.drivers.network.join(joining())
         await host.drivers.ipam.release_address(releasing(CHOSEN))
         assert not assigned(host, CHOSEN)
-        await host.assembly.removals.drain()
+        await host.assembly.parts.removals.drain()
         assert await host.endpoints() == []
         assert host.veths.present == {}
 
@@ -318,7 +318,7 @@ async def test_a_container_s_life_leaves_nothing(tmp_path: Path) -> None:
         assert await host.keys("/calico-libnetwork/") == []
         assert await host.keys("/calico/resources/v3/projectcalico.org/profiles/") == []
         assert await host.keys("/calico/ipam/v2/handle/") == []
-        await host.assembly.removals.drain()
+        await host.assembly.parts.removals.drain()
         assert host.veths.present == {}
 
 
@@ -339,4 +339,4 @@ async def test_an_endpoint_of_another_orchestrator_on_this_node_is_left_alone(tm
         await host.drivers.ipam.release_address(releasing(CHOSEN))
         assert assigned(host, CHOSEN)
         assert await host.endpoints() == [pod]
-        assert list(host.assembly.endpoints.of_node()) == []
+        assert list(host.assembly.parts.endpoints.of_node()) == []

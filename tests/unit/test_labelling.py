@@ -115,7 +115,7 @@ async def test_a_held_endpoint_still_holds_its_address(tmp_path: Path) -> None:
     async with running_host(tmp_path, daemon=docker(), label_endpoints=True) as host:
         await requested(host)
         await host.drivers.network.create_endpoint(endpoint())
-        assert [each.endpoint_id for each in host.assembly.endpoints.holders(ip_address(V4[:-3]))] == [ENDPOINT]
+        assert [each.endpoint_id for each in host.assembly.parts.endpoints.holders(ip_address(V4[:-3]))] == [ENDPOINT]
         with pytest.raises(AddressInUse):
             await requested(host)
         await host.drivers.network.create_endpoint(endpoint())

@@ -288,7 +288,7 @@ async def test_join_and_delete_work_for_an_endpoint_of_an_earlier_life(tmp_path:
             assert (answer.gateway, answer.gateway_ipv6) == ("169.254.1.1", "fe80::ecee:eeff:feee:eeee")
             await again.drivers.network.leave(of())
             await again.drivers.network.delete_endpoint(of())
-            await again.assembly.removals.drain()
+            await again.assembly.parts.removals.drain()
             assert await again.endpoints() == []
             assert again.veths.present == {}
 
@@ -371,5 +371,5 @@ async def test_an_interface_that_cannot_be_removed_fails_no_call(tmp_path: Path)
         host.veths.fail = True
         await host.drivers.network.delete_endpoint(of())
         with capture_logs() as logs:
-            await host.assembly.removals.drain()
+            await host.assembly.parts.removals.drain()
     assert [entry["interface"] for entry in logs] == ["cali8f3a01b2c3d"]

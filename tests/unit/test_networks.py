@@ -276,7 +276,7 @@ async def test_a_profile_that_endpoints_name_is_restored(tmp_path: Path) -> None
     async with running_host(tmp_path, daemon=FakeDaemon({NET: "net1"})) as host:
         await host.drivers.network.create_endpoint(endpoint())
         before = await host.resource("Profile", "net1")
-        assert await host.assembly.networks.restore_profiles() == []
+        assert await host.assembly.parts.networks.restore_profiles() == []
         await host.cache.commit(Transaction([], [Delete(ResourceKey("Profile", "net1").path)]))
-        assert await host.assembly.networks.restore_profiles() == ["net1"]
+        assert await host.assembly.parts.networks.restore_profiles() == ["net1"]
         assert (await host.resource("Profile", "net1"))["spec"] == before["spec"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from calico_libnetwork.docker import messages
-from calico_libnetwork.docker.reconciler import CONFIRMATION, Reconciler, Suspicion
+from calico_libnetwork.docker.reconciler import CONFIRMATION, SETTLING, Reconciler, Suspicion
 from calico_libnetwork.errors import DockerUnavailable
 from calico_libnetwork.model.names import address_handle
 from tests.unit.docker_fakes import NODE, FakeDaemon, Host, running_host
@@ -86,9 +86,14 @@ async def test_an_endpoint_of_a_dead_daemon_goes_with_address_and_interface(
     assert host.ipam.assignment(ip_address(address)) is None
 
 
-async def test_an_endpoint_without_an_interface_goes_at_once(host: Host, reconciling: Reconciler) -> None:
+async def test_an_endpoint_without_an_interface_goes_at_once_if_it_is_not_a_start_under_way(
+    host: Host, reconciling: Reconciler, clock: Clock
+) -> None:
     await start(host)
     host.veths.present.clear()
+    assert await reconciling.round() == []
+    reconciling._since.clear()  # as another process would see it
+    clock.now += SETTLING + 1
     assert await reconciling.round() == [Suspicion("endpoint", ENDPOINT)]
 
 

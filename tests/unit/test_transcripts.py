@@ -237,7 +237,7 @@ class Gone:
     async def check(self, nodes: Nodes) -> None:
         for host in await nodes.hosts():
             await host.caught_up()
-            await host.assembly.removals.drain()
+            await host.assembly.parts.removals.drain()
             assert not {each["spec"]["endpoint"] for each in await host.endpoints()} & self.endpoints
             assert not {f"cali{endpoint[:11]}" for endpoint in self.endpoints} & host.veths.present.keys()
             assert not {str(each.address) for each in host.ipam.assignments()} & self.addresses
@@ -292,7 +292,7 @@ async def test_any_order_is_survived_and_leaves_nothing(version: str, tmp_path: 
                 assert status == 200 or "unexpectedly" not in answer["Err"], (call, answer)
             for host in await nodes.hosts():
                 await clean_up(host)
-                await host.assembly.removals.drain()
+                await host.assembly.parts.removals.drain()
                 assert host.veths.present == {}
             assert await host.endpoints() == []
             assert await host.keys("/calico/ipam/v2/handle/") == []

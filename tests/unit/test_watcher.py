@@ -237,6 +237,18 @@ async def test_the_container_behind_an_endpoint(tmp_path: Path, members: dict[st
         assert await identities.of_endpoint(NET, "0" * 64) is None
 
 
+async def test_networks_of_this_driver_are_found_under_any_of_its_names(tmp_path: Path) -> None:
+    dockerd = FakeDockerd(tmp_path / "docker.sock")
+    for network_id, driver in {"1": "calico", "2": "calico-ipam", "3": "calico:latest", "4": "bridge"}.items():
+        dockerd.add_network(network_id, f"net{network_id}")
+        dockerd.networks[network_id]["Driver"] = driver
+    dockerd.add_network("5", "net5")
+    dockerd.networks["5"]["Driver"] = "registry/mine:1"
+    async with watching(tmp_path, dockerd) as it:
+        await it.until(lambda: it.daemon.serving)
+        assert [each["Id"] for each in await it.daemon.own_networks({"5", "6"})] == ["1", "2", "3", "5"]
+
+
 @pytest.mark.parametrize("name", ["we.b", "w+b", "a[0]"])
 async def test_a_name_is_no_pattern(tmp_path: Path, name: str) -> None:
     dockerd = FakeDockerd(tmp_path / "docker.sock")

@@ -13,7 +13,7 @@ from calico_libnetwork.docker.identity import Identities, Questions
 from calico_libnetwork.docker.in_flight import InFlight
 from calico_libnetwork.docker.ipam_driver import IpamDriver, interface_exists
 from calico_libnetwork.docker.labelling import Labelling
-from calico_libnetwork.docker.network_driver import EndpointStatus, NetworkDriver, Veths
+from calico_libnetwork.docker.network_driver import EndpointParts, EndpointStatus, NetworkDriver, Veths
 from calico_libnetwork.docker.networks import Networks
 from calico_libnetwork.docker.plugin import Drivers
 from calico_libnetwork.docker.reconciler import DockerView, Reconciler
@@ -35,19 +35,14 @@ class Assembly:
     """``close`` once the plugin has stopped."""
 
     drivers: Drivers
-    endpoints: EndpointIndex
-    networks: Networks
-    in_flight: InFlight
-    labelling: Labelling
+    parts: EndpointParts
     listener: DaemonListener
     reconciler: Reconciler
-    removals: Removals
-    sandboxes: Sandboxes
 
     async def close(self) -> None:
-        await self.labelling.close()
-        await self.removals.drain()
-        await self.sandboxes.close()
+        await self.parts.labelling.close()
+        await self.parts.removals.drain()
+        await self.parts.sandboxes.close()
 
 
 def assemble(
@@ -62,29 +57,8 @@ def assemble(
     interfaces: Callable[[], Iterable[str]],
     interface_exists: Callable[[str], bool] = interface_exists,
 ) -> Assembly:
-    endpoints = EndpointIndex(cache, node=settings.node)
-    names = DockerNames(daemon, table)
-    networks = Networks(cache, endpoints, names, node=settings.node, create_profiles=settings.create_profiles)
-    labelling = Labelling(settings, cache=cache, endpoints=endpoints, identities=Identities(daemon, table))
-    in_flight = InFlight()
-    removals = Removals(veths)
-
-    def exists(endpoint_id: str) -> bool:
-        return endpoints.get(endpoint_key(settings.node, endpoint_id)) is not None
-
-    sandboxes = Sandboxes(settings.run_directory / SANDBOXES_FILE, exists=exists)
-    network = NetworkDriver(
-        settings,
-        cache=cache,
-        networks=networks,
-        endpoints=endpoints,
-        veths=veths,
-        removals=removals,
-        status=status,
-        in_flight=in_flight,
-        sandboxes=sandboxes,
-        labelling=labelling,
-    )
+    parts = _parts(settings, cache=cache, veths=veths, daemon=daemon, table=table)
+    network = NetworkDriver(settings, parts, cache=cache, veths=veths, status=status)
 
     async def forget(endpoint: Endpoint) -> None:
         await network.remove_endpoint(endpoint.endpoint_id)
@@ -93,35 +67,44 @@ def assemble(
         node=settings.node,
         cache=cache,
         ipam=ipam,
-        networks=networks,
-        endpoints=endpoints,
-        in_flight=in_flight,
+        networks=parts.networks,
+        endpoints=parts.endpoints,
+        in_flight=parts.in_flight,
         forget=forget,
         interface_exists=interface_exists,
     )
     reconciler = Reconciler(
         node=settings.node,
         docker=daemon,
-        endpoints=endpoints,
-        networks=networks,
+        endpoints=parts.endpoints,
+        networks=parts.networks,
         ipam=ipam,
-        in_flight=in_flight,
+        in_flight=parts.in_flight,
         veths=veths,
         interfaces=interfaces,
         forget=forget,
     )
-    labelling.resume()
-    listener = _Listener(networks, labelling, reconciler)
-    return Assembly(
-        drivers=Drivers(network, ipam_driver),
+    parts.labelling.resume()
+    listener = _Listener(parts.networks, parts.labelling, reconciler)
+    return Assembly(Drivers(network, ipam_driver), parts, listener, reconciler)
+
+
+def _parts(
+    settings: DockerSettings, *, cache: Cache, veths: Veths, daemon: Questions, table: ContainerTable
+) -> EndpointParts:
+    endpoints = EndpointIndex(cache, node=settings.node)
+    names = DockerNames(daemon, table)
+
+    def exists(endpoint_id: str) -> bool:
+        return endpoints.get(endpoint_key(settings.node, endpoint_id)) is not None
+
+    return EndpointParts(
         endpoints=endpoints,
-        networks=networks,
-        in_flight=in_flight,
-        labelling=labelling,
-        listener=listener,
-        reconciler=reconciler,
-        removals=removals,
-        sandboxes=sandboxes,
+        networks=Networks(cache, endpoints, names, node=settings.node, create_profiles=settings.create_profiles),
+        labelling=Labelling(settings, cache=cache, endpoints=endpoints, identities=Identities(daemon, table)),
+        in_flight=InFlight(),
+        removals=Removals(veths),
+        sandboxes=Sandboxes(settings.run_directory / SANDBOXES_FILE, exists=exists),
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import uuid
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 from typing import Protocol
 
@@ -56,31 +57,32 @@ class EndpointStatus(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointParts:
+    """What the life of an endpoint touches."""
+
+    endpoints: EndpointIndex
+    networks: Networks
+    labelling: Labelling
+    in_flight: InFlight
+    removals: Removals
+    sandboxes: Sandboxes
+
+
 class NetworkDriver:
     def __init__(
-        self,
-        settings: DockerSettings,
-        *,
-        cache: Cache,
-        networks: Networks,
-        endpoints: EndpointIndex,
-        veths: Veths,
-        removals: Removals,
-        status: EndpointStatus,
-        in_flight: InFlight,
-        sandboxes: Sandboxes,
-        labelling: Labelling,
+        self, settings: DockerSettings, parts: EndpointParts, *, cache: Cache, veths: Veths, status: EndpointStatus
     ) -> None:
         self._settings = settings
         self._cache = cache
-        self._networks = networks
-        self._endpoints = endpoints
         self._veths = veths
-        self._removals = removals
         self._status = status
-        self._in_flight = in_flight
-        self._sandboxes = sandboxes
-        self._labelling = labelling
+        self._endpoints = parts.endpoints
+        self._networks = parts.networks
+        self._labelling = parts.labelling
+        self._in_flight = parts.in_flight
+        self._removals = parts.removals
+        self._sandboxes = parts.sandboxes
         self._gateways_v6: dict[str, IPv6Address | None] = {}  # of endpoints made by this process
         self._creating: set[str] = set()  # host side interfaces
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_interface
@@ -31,6 +31,8 @@ PERIOD = 60.0
 """Seconds between two rounds."""
 CONFIRMATION = 45.0
 """Seconds that a suspicion must have lasted."""
+SETTLING = 10.0
+"""Seconds within which a start under way shows up everywhere."""
 
 _log = structlog.get_logger(__name__)
 
@@ -100,8 +102,8 @@ def suspicions(reading: Reading) -> Iterator[Suspicion]:
 
 
 class DockerView(Protocol):
-    async def own_networks(self) -> list[Mapping[str, Any]]:
-        """This driver's networks with their endpoints. Raises ``DockerUnavailable``."""
+    async def own_networks(self, known: Collection[str]) -> list[Mapping[str, Any]]:
+        """This driver's networks, ``known`` by their ids or not, with their endpoints. Raises ``DockerUnavailable``."""
         ...
 
 
@@ -157,7 +159,9 @@ class Reconciler:
 
     async def round(self) -> list[Suspicion]:
         """One comparison; what was repaired. Raises ``DockerUnavailable``."""
-        docker_ids, docker_addresses = read_docker(await self._docker.own_networks())
+        await self._restore_profiles()
+        known = self._networks.own() | {endpoint.network_id for endpoint in self._endpoints.of_node()}
+        docker_ids, docker_addresses = read_docker(await self._docker.own_networks(known))
         reading = self._read(docker_ids, docker_addresses)
         now = self._clock()
         self._since = {found: self._since.get(found, self._first_seen(found, reading)) for found in suspicions(reading)}
@@ -167,6 +171,15 @@ class Reconciler:
                 repaired.append(found)
                 del self._since[found]
         return repaired
+
+    async def _restore_profiles(self) -> None:
+        try:
+            restored = await self._networks.restore_profiles()
+        except CalicoError as error:
+            _log.warning("profiles could not be looked after", reason=str(error))
+            return
+        for profile in restored:
+            _log.info("made a profile anew that endpoints name", profile=profile)
 
     def _read(self, docker_ids: frozenset[str], docker_addresses: frozenset[Address]) -> Reading:
         own = {endpoint.endpoint_id: endpoint for endpoint in self._endpoints.of_node()}
@@ -186,13 +199,17 @@ class Reconciler:
         )
 
     def _first_seen(self, found: Suspicion, reading: Reading) -> float:
-        """An endpoint that was written long ago, or lost its interface, has lasted already: it had one when written."""
+        """An endpoint that was written long ago, or lost its interface, has lasted already: it had one when written.
+
+        But for one written just now: Docker lists it from Join on, and the kernel's news of its interface may be late.
+        """
         if found.kind != "endpoint":
             return self._clock()
         endpoint = reading.endpoints[found.subject]
-        if endpoint.interface not in reading.interfaces:
+        written = min(self._clock(), _seconds(endpoint.created))
+        if endpoint.interface not in reading.interfaces and self._clock() - written >= SETTLING:
             return self._clock() - CONFIRMATION
-        return min(self._clock(), _seconds(endpoint.created))
+        return written
 
     async def _repair(self, found: Suspicion, reading: Reading) -> bool:
         try:
