@@ -557,3 +557,72 @@ def test_a_match_nobody_knows_makes_a_policy_unreadable() -> None:
     rule = {"action": "Allow", "destination": {"domains": ["example.com"]}}
     with pytest.raises(InvalidResource, match=r"unknown field `domains` - at `\$\.spec\.egress\[0\]\.destination`"):
         host.put("GlobalNetworkPolicy", "a", {"types": ["Egress"], "egress": [rule]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [
+        ("GlobalNetworkSet", {"nets": ["10.0.0.0/8", "nonsense"]}),
+        ("HostEndpoint", {"node": "n2", "interfaceName": "eth0", "expectedIPs": ["nonsense"]}),
+        ("IPPool", {"cidr": "nonsense"}),
+        ("Node", {"bgp": {"ipv4Address": "nonsense"}}),
+    ],
+)
+def test_nonsense_among_addresses_is_a_finding(kind: str, spec: Spec) -> None:
+    host = Host()
+    host.put(kind, "x", spec)
+    host.render()
+    (finding,) = host.ruleset.findings
+    assert "'nonsense'" in str(finding)
+    assert finding.severity == "error"
+
+
+def test_nonsense_among_spoofed_prefixes_is_a_finding_of_the_endpoint_that_stays_open() -> None:
+    host = Host()
+    key = host.put_workload(1, allowSpoofedSourcePrefixes=["nonsense"])
+    assert host.findings() == [(str(key), "error", "endpoint")]
+    assert list(host.ruleset.local_endpoints) == [worlds.interface(1)]
+
+
+def test_an_endpoint_written_again_unchanged_changes_nothing() -> None:
+    host = Host()
+    host.put_workload(1, labels={"a": ""})
+    _apply(host)
+    host.put_workload(1, labels={"a": ""})
+    assert host.render() == frozenset()
+    assert host.table.in_sync
+    host.put_workload(1, labels={"a": ""}, mac="02:00:00:00:00:01")
+    assert host.render() == {worlds.interface(1)}
+    assert host.table.in_sync
+    host.delete(host.put_workload(1))
+    assert host.content() == Host().content()
+
+
+def test_masquerading_to_an_address_keeps_the_port_range() -> None:
+    host = Host()
+    host.put("FelixConfiguration", "default", {"natOutgoingAddress": "2001:db8::9", "natPortRange": "4000:5000"})
+    host.render()
+    assert host.table.chains.desired["postrouting_nat"].rules[2:] == (
+        "ip6 saddr @masq6 ip6 daddr != @pools6 meta l4proto { 6, 17 } snat ip6 to [2001:db8::9]:4000-5000 fully-random",
+        "ip6 saddr @masq6 ip6 daddr != @pools6 snat ip6 to 2001:db8::9 fully-random",
+    )
+
+
+def test_a_set_outside_a_namespace_and_one_inside_differ_by_the_namespace_label() -> None:
+    host = Host()
+    host.put_workload(1)
+    source = {"selector": "has(s)", "namespaceSelector": "global()"}
+    host.put("GlobalNetworkPolicy", "p", {"types": ["Ingress"], "ingress": [{"action": "Allow", "source": source}]})
+    host.put("NetworkSet", "inside", {"nets": ["10.1.0.0/16"]}, "libnetwork", {"s": ""})
+    host.put("GlobalNetworkSet", "outside", {"nets": ["10.2.0.0/16"]}, labels={"s": ""})
+    host.render()
+    assert [element for name, element in host.table.elements.desired if name.startswith("n4_")] == ["10.2.0.0/16"]
+
+
+def test_the_service_account_of_an_endpoint_is_a_label_of_it() -> None:
+    host = Host()
+    host.put_workload(1, serviceAccountName="robot")
+    rule = {"action": "Allow", "source": {"serviceAccounts": {"names": ["robot"]}}}
+    host.put("GlobalNetworkPolicy", "p", {"types": ["Ingress"], "ingress": [rule]})
+    host.render()
+    assert [element for name, element in host.table.elements.desired if name.startswith("s4_")] == ["10.65.0.1"]
