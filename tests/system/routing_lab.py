@@ -108,8 +108,8 @@ class Host:
         return await until(lambda: not self.route(destination))
 
     @contextmanager
-    def namespace_monitor(self) -> Iterator[Monitor]:
-        monitor = Monitor(self.namespace.start("ip", "monitor", "route"))
+    def namespace_monitor(self, *objects: str) -> Iterator[Monitor]:
+        monitor = Monitor(self.namespace.start("ip", "monitor", *(objects or ("route",))))
         time.sleep(0.2)
         yield monitor
         monitor.end()
@@ -144,7 +144,7 @@ class Lab:
 
     def lan(self, name: str, *addresses: str) -> None:
         self.home.run("sysctl", "-qw", *_NO_DAD)
-        self.home.run("ip", "link", "add", name, "type", "bridge")
+        self.home.run("ip", "link", "add", name, "type", "bridge", "mcast_snooping", "0")
         for address in addresses:
             self.home.run("ip", "addr", "add", address, "dev", name, *(("nodad",) if ":" in address else ()))
         self.home.run("ip", "link", "set", name, "up")
@@ -153,6 +153,7 @@ class Lab:
         self, name: str, *addresses: str, lan: str = "lan", gateways: tuple[str, ...] = (), **router: Any
     ) -> Host:
         namespace = self.workloads.namespace()
+        namespace.run("sysctl", "-qw", *_NO_DAD)
         self.home.run(
             "ip", "link", "add", f"to-{name}", "type", "veth", "peer", "name", "eth0", "netns", namespace.path
         )
@@ -227,9 +228,11 @@ class Lab:
         index = len(self.workloads.made)
         name = f"cali{index}"
         host.namespace.run("ip", "link", "add", name, "type", "veth", "peer", "name", f"temp{index}")
-        host.namespace.run("sysctl", "-qw", f"net.ipv4.conf.{name}.proxy_arp=1", f"net.ipv4.neigh.{name}.proxy_delay=0")
+        for setting in ("ipv4.conf.{}.proxy_arp=1", "ipv4.neigh.{}.proxy_delay=0", "ipv6.conf.{}.accept_dad=0"):
+            host.namespace.run("sysctl", "-qw", f"net.{setting.format(name)}")
         host.namespace.run("ip", "link", "set", name, "address", "ee:ee:ee:ee:ee:ee", "up")
         made = self.workloads.namespace()
+        made.run("sysctl", "-qw", *_NO_DAD)
         host.namespace.run("ip", "link", "set", f"temp{index}", "netns", made.path)
         made.run("ip", "link", "set", f"temp{index}", "name", "cali0")
         for address in addresses:

@@ -115,16 +115,13 @@ async def test_a_restart_finds_everything_and_writes_nothing(lab: Lab) -> None:
     await start(lab, "Always")
     a = lab.hosts["a"]
     before = device(a)["ifindex"]
-    monitor = a.namespace.start("ip", "monitor", "link", "address", "neigh", "route")
-    a.namespace.run("ip", "route", "add", "192.0.2.1", "dev", "lo")  # a mark
-    assert monitor.stdout is not None
-    while "192.0.2.1" not in monitor.stdout.readline():
-        pass
-    a.vxlan.stale = a.routes.stale = True
-    a.vxlan._applied = None
-    await a.sync()
-    monitor.terminate()
-    written = [line for line in monitor.stdout.read().splitlines() if "vxlan" in line]
+    with a.namespace_monitor("link", "address", "neigh", "route") as monitor:
+        a.vxlan.stale = a.routes.stale = True
+        a.vxlan._applied = None
+        await a.sync()
+        a.namespace.run("ip", "route", "add", "192.0.2.1", "dev", "lo")  # a mark
+    assert any("192.0.2.1" in line for line in monitor.lines)
+    written = [line for line in monitor.lines if "vxlan" in line]
     assert written == []
     assert device(a)["ifindex"] == before
 
