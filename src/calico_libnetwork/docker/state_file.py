@@ -6,6 +6,7 @@ Losing the last moments of it is harmless; whoever uses it can do without.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,8 @@ class StateFile:
     def __init__(self, path: Path, content: Callable[[], bytes]) -> None:
         self.path = path
         self._content = content
+        self._changed = False
+        self._closing = asyncio.Event()
         self._saving: asyncio.Task[None] | None = None
 
     def read(self) -> bytes | None:
@@ -40,21 +43,26 @@ class StateFile:
         _log.warning("state is not understood, starting empty", file=str(self.path), reason=reason)
 
     def save_soon(self) -> None:
+        self._changed = True
         if self._saving is None:
-            self._saving = asyncio.create_task(self._save_later(), name=f"save {self.path.name}")
+            self._saving = asyncio.create_task(self._save(), name=f"save {self.path.name}")
 
     async def close(self) -> None:
-        """Writes what is not yet written."""
-        saving, self._saving = self._saving, None
-        if saving is not None:
-            saving.cancel()
-            await asyncio.gather(saving, return_exceptions=True)
-            self._write(self._content())
+        """Returns when everything is written."""
+        self._closing.set()
+        if self._saving is not None:
+            await self._saving
 
-    async def _save_later(self) -> None:
-        await asyncio.sleep(DELAY)
-        self._saving = None
-        await asyncio.to_thread(self._write, self._content())
+    async def _save(self) -> None:
+        try:
+            while self._changed:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(DELAY):
+                        await self._closing.wait()
+                self._changed = False
+                await asyncio.to_thread(self._write, self._content())
+        finally:
+            self._saving = None
 
     def _write(self, content: bytes) -> None:
         try:
