@@ -28,11 +28,11 @@ help:  ## this list
 venv: .venv/.ready  ## the virtual environment, exactly as requirements.lock has it
 
 run: root venv run-packages  ## start the plugin in the foreground (root); a dockerd too if none answers
-	@$(PYTHON) scripts/with_docker.py $(CURDIR)/$(BIN)/calico-libnetwork run
+	@$(PYTHON) -m scripts.with_docker $(CURDIR)/$(BIN)/calico-libnetwork run
 
 demo: root venv run-packages  ## show all of it on this machine's Docker, and leave nothing behind (root)
 	@scripts/install_packages.sh $(DEMO_PACKAGES)
-	@$(PYTHON) scripts/with_docker.py $(PYTHON) scripts/demo.py $(CURDIR)/$(BIN)/calico-libnetwork
+	@$(PYTHON) -m scripts.with_docker $(PYTHON) -m scripts.demo
 
 check: venv  ## formatting, lint, types, import direction
 	$(BIN)/ruff format --check
@@ -63,7 +63,7 @@ build: venv  ## wheel and source distribution in dist/
 	$(BIN)/hatchling build -d dist
 
 clean:  ## remove everything that run, demo and test made, downloads included
-	@if [ "$$(id -u)" -eq 0 ]; then $(PYTHON) scripts/clean.py; rm -rf $(CACHE); fi
+	@if [ "$$(id -u)" -eq 0 ]; then $(PYTHON) -m scripts.clean; rm -rf $(CACHE); fi
 	rm -rf .venv .state dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
