@@ -33,14 +33,16 @@ from calico_libnetwork.datastore.initialise import FirstStart, initialise
 from calico_libnetwork.datastore.protocol import Datastore
 from calico_libnetwork.datastore.resources import Resources
 from calico_libnetwork.datastore.sqlite import SqliteDatastore
-from calico_libnetwork.docker import assembly, daemon, scope
+from calico_libnetwork.docker import assembly, cluster, daemon, scope
 from calico_libnetwork.docker.containers import ContainerTable
+from calico_libnetwork.docker.endpoints import EndpointIndex
 from calico_libnetwork.docker.plugin import Plugin
 from calico_libnetwork.docker.settings import DockerSettings
 from calico_libnetwork.docker.watcher import Watcher
 from calico_libnetwork.errors import DatastoreUnavailable
 from calico_libnetwork.health import Health, Report
 from calico_libnetwork.ipam import Ipam
+from calico_libnetwork.ipam.view import CLUSTER_KEY
 from calico_libnetwork.model.documents import Document
 from calico_libnetwork.routing.bird import Bird
 from calico_libnetwork.routing.cluster import Family
@@ -51,6 +53,8 @@ PREFIXES = ("/calico/resources/v3/projectcalico.org/", "/calico/ipam/v2/", "/cal
 CONTAINERS_FILE = "containers.json"
 RESTART_SECONDS = 1.0
 _TOOLS = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 _log = structlog.get_logger(__name__)
 
@@ -119,7 +123,7 @@ class Daemon:
                 },
             )
 
-    async def _work(self, stop: asyncio.Event, works: Mapping[str, Callable[[], Coroutine[Any, Any, None]]]) -> None:
+    async def _work(self, stop: asyncio.Event, works: Mapping[str, Work]) -> None:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(_supervised(name, work), name=name) for name, work in works.items()]
             await stop.wait()
@@ -167,7 +171,7 @@ class Daemon:
     async def _become_ready(self, datastore: Datastore, cache: Cache, links: Links, dataplane: Dataplane) -> None:
         """Once: what the first start makes, then the drivers, then whatever waits for them."""
         first = first_start(self._config, links, node_is_ours=not dataplane.passive)
-        await self._initialise(datastore, first)
+        complete = await self._initialise(datastore, first)
         await cache.in_sync.wait()
         ipam = Ipam(cache, node=self._config.nodename)
         self._own_node = OwnNode(
@@ -190,17 +194,48 @@ class Daemon:
         self._plugin.attach(built.drivers)
         _log.info("ready", datastore=datastore.description)
         await self._watcher.attach(built.listener)
+        works = {
+            "reconciler": built.reconciler.run,
+            "own node": self._own_node.run,
+            **self._cluster_works(cache, built.parts.endpoints),
+        }
         await self._veths.sweep()
         if not dataplane.passive:
             self._own_node.want(self._router.desired())
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(_supervised("reconciler", built.reconciler.run), name="reconciler")
-                tasks.create_task(_supervised("own node", self._own_node.run), name="own node")
+                for name, work in works.items():
+                    tasks.create_task(_supervised(name, work), name=name)
         finally:
             await built.close()
 
-    async def _initialise(self, datastore: Datastore, first: FirstStart) -> None:
+    def _cluster_works(self, cache: Cache, endpoints: EndpointIndex) -> dict[str, Work]:
+        """What a host does because others share its datastore."""
+        node = self._config.nodename
+        if self._config.datastore_type != "etcdv3":
+            return {}
+        if not self._config.cluster_networks:
+            return {"cluster networks": lambda: cluster.leave(cache, node=node)}
+        shared = cluster.Cluster(cache, self._docker, node=node, table=self._containers, endpoints=endpoints)
+        self._watcher.observe(shared)
+        self._health.add_part("cluster networks", shared.describe)
+        return {"cluster networks": shared.networks.run, "names of other hosts": shared.names.run}
+
+    async def _finish_first_start(self, datastore: Datastore, cache: Cache, first: FirstStart) -> None:
+        """What a locked datastore did not let us write, as soon as it is unlocked."""
+        changed = asyncio.Event()
+        unsubscribe = cache.subscribe(
+            lambda events: changed.set() if any(event.key == CLUSTER_KEY for event in events) else None
+        )
+        try:
+            while not await self._initialise(datastore, first):
+                await changed.wait()
+                changed.clear()
+        finally:
+            unsubscribe()
+
+    async def _initialise(self, datastore: Datastore, first: FirstStart) -> bool:
+        """Once the datastore answers. False where it is locked, and so nothing was written."""
         waiting = False
         while True:
             try:
@@ -213,7 +248,7 @@ class Daemon:
                 continue
             if started.remark:
                 _log.warning("first start", remark=started.remark)
-            return
+            return started.ready
 
 
 def first_start(config: Config, links: Links, *, node_is_ours: bool) -> FirstStart:
@@ -245,7 +280,7 @@ def _address_settings(config: Config) -> dict[Family, str]:
     return {4: config.ip, 6: config.ip6}
 
 
-async def _supervised(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def _supervised(name: str, work: Work) -> None:
     """One failing task is restarted and does not take the others with it."""
     while True:
         try:

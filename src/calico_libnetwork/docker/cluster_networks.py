@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -47,8 +48,8 @@ from calico_libnetwork.errors import CalicoError, DatastoreUnavailable, DockerRe
 
 PERIOD = 10.0
 """Seconds between two rounds without an event."""
-_PRUNING = 10.0
-"""Seconds before Docker's word that it has pruned, in which a removal counts as part of that."""
+PRUNING = 5.0
+"""Seconds around Docker's word that it has pruned, in which a removal counts as part of that."""
 
 _log = structlog.get_logger(__name__)
 
@@ -91,6 +92,7 @@ class ClusterNetworks:
         self._problems: list[str] = []
         self._off = ""
         self._withdrawn: list[tuple[float, ClusterNetwork]] = []
+        self._pruned = -math.inf
         cache.subscribe(self._on_events)
 
     async def run(self) -> None:
@@ -112,15 +114,10 @@ class ClusterNetworks:
         if network_id in self._kept:
             self._wake.set()
 
-    async def networks_pruned(self) -> None:
-        """Docker has pruned what this host does not use: what another host uses was not meant, and comes back."""
-        since = self._clock() - _PRUNING
-        recent, self._withdrawn = self._withdrawn, []
-        for when, network in recent:
-            if when >= since and self._used_elsewhere(network.uid):
-                path = records.network_key(network.name)
-                if await self._commit([absent(path)], [Put(path, records.encode(network))]):
-                    _log.info("network was pruned here and is used elsewhere, restored", network=network.name)
+    def networks_pruned(self) -> None:
+        """Docker has removed what this host does not use: what another host uses was not meant, and comes back."""
+        self._pruned = self._clock()
+        self._wake.set()
 
     def describe(self) -> dict[str, Any]:
         """For the status."""
@@ -145,6 +142,7 @@ class ClusterNetworks:
                 problems.append(_sentence(step, error))
             if isinstance(step, Clash):
                 problems.append(step.reason)
+        await self._restore_pruned()
         self._tell(problems)
 
     async def _take(self, step: Step, view: View) -> None:
@@ -202,6 +200,19 @@ class ClusterNetworks:
         self._kept.discard(local.id)
         _log.info("network was removed elsewhere, removed here", network=local.name, id=local.short_id)
         await self._forget(local.id)
+
+    async def _restore_pruned(self) -> None:
+        now = self._clock()
+        self._withdrawn = [entry for entry in self._withdrawn if now - entry[0] < PRUNING]
+        if now - self._pruned >= PRUNING:
+            return
+        for _, network in self._withdrawn:
+            path = records.network_key(network.name)
+            if self._used_elsewhere(network.uid) and await self._commit(
+                [absent(path)], [Put(path, records.encode(network))]
+            ):
+                _log.info("network was pruned here and is in use elsewhere, restored", network=network.name)
+        self._withdrawn.clear()
 
     async def _commit(self, compares: list[Compare], operations: Sequence[Operation]) -> bool:
         """What lost against another writer is planned anew."""

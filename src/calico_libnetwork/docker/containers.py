@@ -46,6 +46,9 @@ class ContainerTable:
         container_id = self._names.get(name)
         return self._containers.get(container_id) if container_id is not None else None
 
+    def ids(self) -> set[str]:
+        return set(self._containers)
+
     def network_name(self, network_id: str) -> str | None:
         return self._networks.get(network_id)
 

@@ -167,6 +167,10 @@ class EndpointIndex:
         path = self._by_interface.get(name)
         return self._by_path[path] if path is not None else None
 
+    def all(self) -> list[Endpoint]:
+        """As they are now."""
+        return [*self._by_path.values()]
+
     def of_network(self, network_id: str) -> Iterator[Endpoint]:
         return (endpoint for endpoint in self._by_path.values() if endpoint.network_id == network_id)
 

@@ -47,6 +47,14 @@ class DaemonListener(Protocol):
         ...
 
 
+class DockerObserver(Protocol):
+    """Told of everything after it has been taken in; must not wait."""
+
+    def docker_event(self, event: Mapping[str, Any]) -> None: ...
+
+    def docker_listed(self) -> None: ...
+
+
 class Watcher:
     """Run it for as long as the plugin lives; a daemon that is down or out of reach only costs knowledge."""
 
@@ -56,6 +64,7 @@ class Watcher:
         self._scope = scope
         self._file = StateFile(file, table.encode)
         self._listener: DaemonListener | None = None
+        self._observers: list[DockerObserver] = []
         self._since = 0
         self._outage: str | None = None
         _restore(table, self._file)
@@ -66,6 +75,9 @@ class Watcher:
         if self._daemon.serving:
             with contextlib.suppress(DockerUnavailable):  # the next connection makes up for it
                 await self._list()
+
+    def observe(self, observer: DockerObserver) -> None:
+        self._observers.append(observer)
 
     async def run(self) -> None:
         try:
@@ -100,6 +112,8 @@ class Watcher:
         if self._listener is not None:
             await self._listener.networks_gone(known - networks.keys())
             await self._listener.daemon_listed()
+        for observer in self._observers:
+            observer.docker_listed()
 
     async def _learn_kind(self) -> str:
         info = await self._daemon.info()
@@ -117,6 +131,8 @@ class Watcher:
                 await self._listener.container_connected(actor.get("ID") or "", container)
             case "network", "create" | "destroy" | "remove":
                 await self._learn_kind()  # entering and leaving swarm mode makes and removes networks
+        for observer in self._observers:
+            observer.docker_event(event)
 
     def _note_outage(self, reason: str) -> None:
         if self._outage is None:

@@ -1,0 +1,158 @@
+"""Names across hosts: the hosts files of this host's containers, kept equal to what the cluster's networks hold.
+
+Docker's own name server knows the containers of its host and nobody else's, and cannot be taught. What a container
+looks up first is its hosts file, which Docker keeps in its data directory and rewrites when the container starts; the
+names of containers of other hosts are added there, in place, since the container has that very file mounted. Level-
+triggered: a round compares every file with what the workload endpoints of all hosts say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from calico_libnetwork.datastore.cache import Cache
+from calico_libnetwork.datastore.protocol import Event
+from calico_libnetwork.docker.cluster_members import ClusterMembers
+from calico_libnetwork.docker.cluster_records import HOSTS
+from calico_libnetwork.docker.containers import ContainerTable
+from calico_libnetwork.docker.endpoints import EndpointIndex
+from calico_libnetwork.docker.hosts_file import Entry, entries_by_container, has_marks, revised
+from calico_libnetwork.errors import DockerUnavailable
+from calico_libnetwork.model.kinds import KINDS
+
+PERIOD = 30.0
+"""Seconds between two rounds without an event."""
+_SPACING = 0.1
+"""Seconds in which further events become one round."""
+_LIMIT = 4 << 20
+_ID = re.compile(r"[0-9a-f]{64}")
+_ENDPOINTS = KINDS["WorkloadEndpoint"].prefix
+
+_log = structlog.get_logger(__name__)
+
+
+class HostDocker(Protocol):
+    async def info(self) -> Mapping[str, Any]:
+        """Raises ``DockerUnavailable``."""
+        ...
+
+
+class HostNames:
+    def __init__(
+        self,
+        cache: Cache,
+        *,
+        node: str,
+        docker: HostDocker,
+        table: ContainerTable,
+        endpoints: EndpointIndex,
+        members: ClusterMembers,
+    ) -> None:
+        self._node = node
+        self._docker = docker
+        self._table = table
+        self._endpoints = endpoints
+        self._members = members
+        self._wake = asyncio.Event()
+        self._directory: Path | None = None  # Docker's, of all containers
+        self._written: set[str] = set()  # ids of containers whose file holds names of ours
+        self._problem = ""
+        cache.subscribe(self._on_events)
+
+    async def run(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                await self.round()
+            except DockerUnavailable as error:
+                _log.debug("names not compared", reason=str(error))
+            await asyncio.sleep(_SPACING)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PERIOD):
+                    await self._wake.wait()
+
+    def docker_wrote(self) -> None:
+        """A container was started, connected or disconnected: Docker has written hosts files."""
+        self._wake.set()
+
+    def daemon_listed(self) -> None:
+        """The daemon may be another one."""
+        self._directory = None
+        self._wake.set()
+
+    def describe(self) -> dict[str, Any]:
+        """For the status."""
+        return {"containers with names of other hosts": len(self._written)} | (
+            {"problem": self._problem} if self._problem else {}
+        )
+
+    async def round(self) -> None:
+        """Raises ``DockerUnavailable``."""
+        candidates = self._written
+        if self._directory is None:
+            root = (await self._docker.info()).get("DockerRootDir") or "/var/lib/docker"
+            self._directory = Path(root) / "containers"
+            candidates = candidates | self._table.ids()  # an earlier life may have left names anywhere
+        wanted = entries_by_container(
+            self._endpoints.all(),
+            self._members.of_endpoint,
+            node=self._node,
+            is_local_name=lambda name: self._table.by_name(name) is not None,
+        )
+        files = {each: self._directory / each / "hosts" for each in candidates | wanted.keys() if _ID.fullmatch(each)}
+        written, problem = await asyncio.to_thread(_revise, files, wanted)
+        self._written = written
+        if problem and problem != self._problem:
+            _log.warning("names of containers on other hosts are missing", reason=problem)
+        self._problem = problem
+
+    def _on_events(self, events: Sequence[Event]) -> None:
+        if any(event.key.startswith((_ENDPOINTS, HOSTS)) for event in events):
+            self._wake.set()
+
+
+def _revise(files: Mapping[str, Path], wanted: Mapping[str, Iterable[Entry]]) -> tuple[set[str], str]:
+    """The containers whose file now holds names of ours, and why a file could not be written."""
+    holding, problem = set(), ""
+    for container_id, file in files.items():
+        try:
+            if revise(file, [*wanted.get(container_id, ())]):
+                holding.add(container_id)
+        except FileNotFoundError:
+            if container_id in wanted and not file.parent.parent.is_dir():
+                problem = f"{file.parent.parent} is not there; mount Docker's data directory where the plugin runs"
+        except OSError as error:
+            problem = f"{file} cannot be written: {error.strerror}"
+    return holding, problem
+
+
+def revise(file: Path, entries: Sequence[Entry]) -> bool:
+    """Whether the file holds names of ours now. It stays the same file, as it is mounted in the container.
+
+    Docker appends lines and its containers may write too: what only adds is appended, which loses nothing of theirs.
+    """
+    descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        before = os.read(descriptor, _LIMIT)
+        text = before.decode(errors="surrogateescape")
+        after = revised(text, entries)
+        value = after.encode(errors="surrogateescape")
+        if len(before) == _LIMIT or value == before:
+            return has_marks(text)
+        if value.startswith(before):
+            os.lseek(descriptor, 0, os.SEEK_END)
+            os.write(descriptor, value[len(before) :])
+        else:
+            os.pwrite(descriptor, value, 0)
+            os.ftruncate(descriptor, len(value))
+    finally:
+        os.close(descriptor)
+    return has_marks(after)

@@ -1,0 +1,97 @@
+"""A container's ``/etc/hosts`` with names of other hosts' containers in it: whose, and in which words. Pure.
+
+Docker answers for the containers of its own host, and looks into nobody's file but writes this one; so what is added
+never takes the place of what Docker says: neither a name in a line of Docker's (or of the container's own), nor one
+of a container that this host's Docker knows. Every added line ends in a mark, by which it is found and removed again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from calico_libnetwork.docker.cluster_records import Member
+from calico_libnetwork.docker.endpoints import Endpoint
+from calico_libnetwork.model.ipam_keys import Address
+
+MARK = "# calico-libnetwork"
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+"""As Docker has it for containers; anything else cannot stand in the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    address: Address
+    names: tuple[str, ...]
+
+
+def entries_by_container(
+    endpoints: Iterable[Endpoint],
+    member_of: Callable[[Endpoint], Member | None],
+    *,
+    node: str,
+    is_local_name: Callable[[str], bool],
+) -> dict[str, list[Entry]]:
+    """What has to be in the file of each container of ``node`` that is in a network of the cluster, by container id."""
+    own: list[tuple[Endpoint, Member]] = []
+    others: dict[str, list[Endpoint]] = defaultdict(list)
+    local_names: dict[str, set[str]] = defaultdict(set)
+    for endpoint in endpoints:
+        member = member_of(endpoint)
+        if member is None:
+            continue
+        if endpoint.node != node:
+            others[member.uid].append(endpoint)
+        elif endpoint.container_id:
+            own.append((endpoint, member))
+            local_names[member.uid].add(endpoint.container_name)
+    found: dict[str, list[Entry]] = defaultdict(list)
+    for endpoint, member in sorted(own, key=lambda each: (each[1].name, each[0].endpoint_id)):
+        reachable = (other for other in others[member.uid] if other.container_name not in local_names[member.uid])
+        found[endpoint.container_id] += _entries(endpoint, member.name, reachable, is_local_name)
+    return dict(found)
+
+
+def _entries(
+    endpoint: Endpoint, network: str, others: Iterable[Endpoint], is_local_name: Callable[[str], bool]
+) -> list[Entry]:
+    """In the families that the container has itself in this network."""
+    versions = {address.version for address in endpoint.addresses}
+    found = []
+    for other in others:
+        name = other.container_name
+        if other.held or _NAME.fullmatch(name) is None:
+            continue
+        names = [f"{name}.{network}"] if _NAME.fullmatch(network) else []
+        if not is_local_name(name):
+            names.append(name)
+        found += [Entry(address, tuple(names)) for address in other.addresses if address.version in versions and names]
+    return sorted(found, key=lambda entry: (entry.names, entry.address.version, entry.address))
+
+
+def revised(content: str, entries: Sequence[Entry]) -> str:
+    """``content`` with these entries: the same text where they are there already, an extension of it if it can be."""
+    lines = content.splitlines(keepends=True)
+    theirs = [line for line in lines if not line.rstrip().endswith(MARK)]
+    taken = {name for line in theirs for name in line.partition("#")[0].split()[1:]}
+    wanted = [*dict.fromkeys(filter(None, (_line(entry, taken) for entry in entries)))]
+    present = [line for line in lines if line.rstrip().endswith(MARK)]
+    missing = [line for line in wanted if line not in set(present)]
+    if set(present) <= set(wanted):
+        return _ended(content) + "".join(missing) if missing else content
+    return _ended("".join(theirs)) + "".join(wanted)
+
+
+def _line(entry: Entry, taken: set[str]) -> str:
+    names = [name for name in entry.names if name not in taken]
+    return f"{entry.address}\t{' '.join(names)}\t{MARK}\n" if names else ""
+
+
+def _ended(text: str) -> str:
+    return text if not text or text.endswith("\n") else text + "\n"
+
+
+def has_marks(content: str) -> bool:
+    return MARK in content
