@@ -19,6 +19,7 @@ from calico_libnetwork.errors import (
     NotFound,
 )
 from calico_libnetwork.ipam.draft import Draft, Own, Scope
+from calico_libnetwork.ipam.view import CLUSTER_KEY
 from calico_libnetwork.model import block as blocks
 from calico_libnetwork.model import pools
 from calico_libnetwork.model.block import Block, Owner
@@ -57,6 +58,7 @@ class AutoAssign:
     owner: Owner
 
     def apply(self, draft: Draft) -> Assigned:
+        _require_unlocked(draft)
         scope = _scope(draft, self.version, self.pools)
         while scope.open:
             found = _in_own_block(draft, scope, scope.open[0], self.owner)
@@ -83,6 +85,7 @@ class Assign:
     owner: Owner
 
     def apply(self, draft: Draft) -> Assigned:
+        _require_unlocked(draft)
         pool = pools.containing((pool for pool in draft.pools if pool.enabled), self.address)
         if pool is None:
             raise AddressNotInPool(
@@ -99,6 +102,16 @@ class Assign:
                 "configuration is strict: choose an address of this host's blocks"
             )
         return _take(draft, block, block.ordinal(self.address), self.owner)
+
+
+def _require_unlocked(draft: Draft) -> None:
+    """The transaction depends on it: what is assigned after the lock would be missing where the cluster moves to."""
+    draft.expect(CLUSTER_KEY)
+    if draft.view.locked():
+        raise IpamError(
+            "the datastore is locked (datastoreReady is false in ClusterInformation(default)), so no address is"
+            " assigned: unlock it (calico-libnetwork datastore unlock) once it has been moved"
+        )
 
 
 def find_block(draft: Draft, address: Address) -> Block | None:

@@ -20,14 +20,16 @@ from calico_libnetwork.model.ipam_keys import Network
 from calico_libnetwork.model.ipam_records import Handle, IpamConfig
 from calico_libnetwork.model.kinds import KINDS, ResourceKey
 from calico_libnetwork.model.pools import Pool, reserved_networks
-from calico_libnetwork.model.resources import AnyResource, IPPool
+from calico_libnetwork.model.resources import AnyResource, ClusterInformation, IPPool
 
 T = TypeVar("T")
 
 POOLS = KINDS["IPPool"].prefix
 RESERVATIONS = KINDS["IPReservation"].prefix
 NODES = KINDS["Node"].prefix
-PREFIXES = (ipam_keys.IPAM_PREFIX, POOLS, RESERVATIONS, NODES)
+CLUSTERS = KINDS["ClusterInformation"].prefix
+CLUSTER_KEY = ResourceKey("ClusterInformation", "default").path
+PREFIXES = (ipam_keys.IPAM_PREFIX, POOLS, RESERVATIONS, NODES, CLUSTERS)
 """What a cache has to hold for IPAM to work on it."""
 
 _log = structlog.get_logger()
@@ -40,7 +42,14 @@ class View:
         self.cache = cache
         self.generation = 0
         self._decoded: dict[str, tuple[KeyValue, object]] = {}
-        self._grounds = (POOLS, RESERVATIONS, NODES, ipam_keys.CONFIG_KEY, f"{ipam_keys.AFFINITIES_PREFIX}{node}/")
+        self._grounds = (
+            POOLS,
+            RESERVATIONS,
+            NODES,
+            CLUSTERS,
+            ipam_keys.CONFIG_KEY,
+            f"{ipam_keys.AFFINITIES_PREFIX}{node}/",
+        )
         self._kept: dict[object, tuple[int, object]] = {}
         cache.subscribe(self._heard)
 
@@ -58,6 +67,10 @@ class View:
         """Raises ``InvalidResource``: guessing at strict affinity would hand out what must not be."""
         item = self.cache.get(ipam_keys.CONFIG_KEY)
         return IpamConfig() if item is None else self._known(item, _config)
+
+    def locked(self) -> bool:
+        """Whether somebody forbade new addresses, as while a cluster moves to another datastore."""
+        return self.keep("locked", lambda: any(self._readable(CLUSTER_KEY, _locked)))
 
     def pools(self) -> tuple[Pool, ...]:
         """All readable pools, in name order."""
@@ -146,6 +159,10 @@ def _pool(item: KeyValue) -> Pool:
 
 def _reserved(item: KeyValue) -> tuple[Network, ...]:
     return reserved_networks(_resource(item))
+
+
+def _locked(item: KeyValue) -> bool:
+    return cast(ClusterInformation, _resource(item)).spec.datastore_ready is False
 
 
 def _labels(item: KeyValue) -> Mapping[str, str]:
