@@ -1,7 +1,8 @@
 """Every setting once: its key, its variables, what it may be and its default.
 
-Sources in rising order: ``/etc/calico-libnetwork/config.toml``, the environment, flags. A wrong value stops the
-start with one sentence that names the key, the value and what is allowed.
+Sources in rising order: ``/etc/calico-libnetwork/config.toml``, the environment, flags. Where none of them names an
+etcd, Calico's own ``/etc/calico/calicoctl.cfg`` says where the datastore is, as a whole or not at all. A wrong value
+stops the start with one sentence that names the key, the value and what is allowed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
+from calico_libnetwork import calicoctl_file as calicoctl
 from calico_libnetwork.errors import ConfigError
 
 CONFIG_FILE = Path("/etc/calico-libnetwork/config.toml")
@@ -176,12 +178,15 @@ def load(
     flags: Mapping[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
     file: Path = CONFIG_FILE,
+    calicoctl_file: Path = calicoctl.FILE,
     nodename_file: Path = NODENAME_FILE,
     hostname: str | None = None,
 ) -> Config:
     """The configuration, complete: node name and datastore type decided. Raises ``ConfigError``."""
     environment = os.environ if environment is None else environment
     values = _from_file(file) | _from_environment(environment) | _from_flags(flags or {})
+    if values.get("datastore_type") != "embedded" and not any(name.startswith("etcd_") for name in values):
+        values = _from_calicoctl_file(calicoctl_file, overridden=values) | values
     config = Config(**values)
     if not config.etcd_endpoints and config.etcd_authority:
         values["etcd_endpoints"] = (f"{config.etcd_scheme}://{config.etcd_authority}",)
@@ -213,7 +218,7 @@ def _read(source: str, name: str, text: str) -> Any:
     if name == "datastore_type" and text == "kubernetes":
         raise ConfigError(
             f'{source} is "kubernetes", which needs a Kubernetes API: this is Calico without Kubernetes;'
-            f" set it to {setting.allowed.removeprefix('one of ')}"
+            f" set DATASTORE_TYPE to {setting.allowed}"
         )
     try:
         return setting.read(text)
@@ -253,6 +258,12 @@ def _from_file(file: Path) -> dict[str, Any]:
             raise ConfigError(f"{file}: unknown key {name}; known are {', '.join(setting_names())}")
         values[name] = _read(f"{file}: {name}", name, _as_text(value))
     return values
+
+
+def _from_calicoctl_file(file: Path, *, overridden: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``overridden`` says already is not even looked at: calicoctl may well be set up for Kubernetes."""
+    found = calicoctl.read(file) or {}
+    return {name: _read(f"{file}: {name}", name, text) for name, text in found.items() if name not in overridden}
 
 
 def _as_text(value: object) -> str:

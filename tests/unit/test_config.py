@@ -22,6 +22,7 @@ def loader(tmp_path: Path) -> Loader:
             file.write_text(toml)
         keywords.setdefault("hostname", "Docker-1")
         keywords.setdefault("nodename_file", tmp_path / "nodename")
+        keywords.setdefault("calicoctl_file", tmp_path / "calicoctl.cfg")
         return load(environment=environment or {}, file=file, **keywords)  # type: ignore[arg-type]
 
     return call
@@ -49,6 +50,52 @@ def test_legacy_authority_becomes_an_endpoint(loader: Loader) -> None:
 
 def test_etcd_without_an_endpoint_is_on_this_host(loader: Loader) -> None:
     assert loader({"DATASTORE_TYPE": "etcdv3"}).etcd_endpoints == ("http://127.0.0.1:2379",)
+
+
+@pytest.fixture
+def calicoctl_file(tmp_path: Path) -> Path:
+    file = tmp_path / "calicoctl.cfg"
+    file.write_text(
+        "apiVersion: projectcalico.org/v3\nkind: CalicoAPIConfig\nmetadata: {}\n"
+        'spec: {datastoreType: etcdv3, etcdEndpoints: "https://c:2379", etcdCACertFile: /ca}\n'
+    )
+    return file
+
+
+def test_calicoctls_own_file_says_where_etcd_is(loader: Loader, calicoctl_file: Path) -> None:
+    for environment in ({}, {"DATASTORE_TYPE": "etcdv3"}):
+        config = loader(environment)
+        assert (config.datastore_type, config.etcd_endpoints) == ("etcdv3", ("https://c:2379",))
+        assert config.etcd_ca_cert_file == "/ca"
+
+
+@pytest.mark.parametrize(
+    ("environment", "toml"),
+    [
+        ({"ETCD_ENDPOINTS": "http://a:2379"}, ""),
+        ({"CALICO_ETCD_AUTHORITY": "a:2379"}, ""),
+        ({}, 'etcd_endpoints = ["http://a:2379"]\n'),
+    ],
+)
+def test_any_etcd_setting_keeps_calicoctls_file_out(
+    loader: Loader, calicoctl_file: Path, environment: dict[str, str], toml: str
+) -> None:
+    config = loader(environment, toml)
+    assert (config.etcd_endpoints, config.etcd_ca_cert_file) == (("http://a:2379",), "")
+
+
+def test_the_embedded_datastore_needs_no_calicoctl_file(loader: Loader, calicoctl_file: Path) -> None:
+    calicoctl_file.write_text("not even YAML: {")
+    assert loader({"DATASTORE_TYPE": "embedded"}).etcd_endpoints == ()
+    with pytest.raises(ConfigError, match=r"calicoctl\.cfg is not YAML"):
+        loader()
+
+
+def test_a_calicoctl_file_for_kubernetes_asks_for_datastore_type(loader: Loader, calicoctl_file: Path) -> None:
+    calicoctl_file.write_text(calicoctl_file.read_text().replace("etcdv3", "kubernetes"))
+    with pytest.raises(ConfigError, match=r'calicoctl\.cfg: .* is "kubernetes".*set DATASTORE_TYPE to one of embedded'):
+        loader()
+    assert loader({"DATASTORE_TYPE": "etcdv3"}).etcd_endpoints == ("https://c:2379",)
 
 
 def test_flags_beat_the_environment_which_beats_the_file(loader: Loader) -> None:
