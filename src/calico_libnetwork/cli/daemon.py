@@ -199,6 +199,8 @@ class Daemon:
             "own node": self._own_node.run,
             **self._cluster_works(cache, built.parts.endpoints),
         }
+        if not complete:
+            works["first start, once unlocked"] = lambda: self._finish_first_start(datastore, cache, first)
         await self._veths.sweep()
         if not dataplane.passive:
             self._own_node.want(self._router.desired())
