@@ -6,8 +6,9 @@ every report says so. Felix's paths are kept: ``/liveness``, ``/readiness``, ``/
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,13 +44,14 @@ class Health:
         self._node = node
         self._registry = registry
         self._reports: dict[str, Report] = {}
-        self._parts: dict[str, Callable[[], Any]] = {}
+        self._parts: dict[str, Callable[[], Awaitable[Any] | Any]] = {}
 
     def report(self, name: str, *, limit: float | None = None) -> Report:
         report = self._reports[name] = Report(name, limit)
         return report
 
-    def add_part(self, name: str, describe: Callable[[], Any]) -> None:
+    def add_part(self, name: str, describe: Callable[[], Awaitable[Any] | Any]) -> None:
+        """``describe`` answers at once, or within a few seconds what it waits for."""
         self._parts[name] = describe
 
     @property
@@ -60,13 +62,13 @@ class Health:
     def live(self) -> bool:
         return all(report.live for report in self._reports.values())
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         tasks = {
             report.name: {"ready": report.ready, "live": report.live, "detail": report.detail}
             for report in self._reports.values()
         }
         head = {"version": __version__, "node": self._node, "ready": self.ready, "live": self.live, "tasks": tasks}
-        return head | {name: describe() for name, describe in self._parts.items()}
+        return head | {name: await _described(describe()) for name, describe in self._parts.items()}
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -90,4 +92,8 @@ class Health:
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _status(self, _request: web.Request) -> web.Response:
-        return web.Response(body=msgspec.json.encode(self.status()), content_type="application/json")
+        return web.Response(body=msgspec.json.encode(await self.status()), content_type="application/json")
+
+
+async def _described(part: Awaitable[Any] | Any) -> Any:
+    return await part if inspect.isawaitable(part) else part

@@ -112,7 +112,6 @@ class Agent:
             "endpoints": len(self._keys),
             "programmed": len(self._programmed),
             "failures": sorted(str(failure) for failure in self._failures),
-            "routes": self._router.desired().decision.mode,
             "findings": [finding.sentence for finding in sorted(self._findings)],
         }
 
