@@ -44,6 +44,7 @@ from calico_libnetwork.health import Health, Report
 from calico_libnetwork.ipam import Ipam
 from calico_libnetwork.ipam.view import CLUSTER_KEY
 from calico_libnetwork.model.documents import Document
+from calico_libnetwork.routing import describe
 from calico_libnetwork.routing.bird import Bird
 from calico_libnetwork.routing.cluster import Family
 from calico_libnetwork.routing.node import desired_node, new_node
@@ -102,8 +103,6 @@ class Daemon:
             report = self._health.report("agent")
             agent = self._agent(cache, report)
             self._links = agent.host.links
-            self._health.add_part("agent", agent.status)
-            self._health.add_part("datastore", lambda: _describe(cache))
             await stack.enter_async_context(agent.host)
             dataplane = Dataplane(
                 agent,
@@ -113,6 +112,7 @@ class Daemon:
                 report=report,
             )
             await dataplane.close()
+            self._add_parts(cache, agent, dataplane)
             await self._work(
                 stop,
                 {
@@ -122,6 +122,14 @@ class Daemon:
                     "first start": lambda: self._become_ready(datastore, cache, agent.host.links, dataplane),
                 },
             )
+
+    def _add_parts(self, cache: Cache, agent: Agent, dataplane: Dataplane) -> None:
+        """Of ``/status``."""
+        self._health.add_part("datastore", lambda: _describe(cache))
+        self._health.add_part("docker", lambda: {"where": self._config.docker_host, "answers": self._docker.serving})
+        self._health.add_part("dataplane", lambda: "Felix" if dataplane.passive else "built-in")
+        self._health.add_part("agent", agent.status)
+        self._health.add_part("routing", lambda: describe.describe(self._router.desired(), self._bird))
 
     async def _work(self, stop: asyncio.Event, works: Mapping[str, Work]) -> None:
         async with asyncio.TaskGroup() as tasks:
