@@ -12,7 +12,7 @@ from pathlib import Path
 from scripts.demo import NAMESPACE
 from scripts.machine import (
     docker_version,
-    end_own_docker,
+    end_abandoned,
     output,
     plugin_answers,
     plugin_tables,
@@ -25,6 +25,7 @@ DIRECTORIES = [Path(path) for path in ("/var/lib/calico-libnetwork", "/run/calic
 
 
 def main() -> None:
+    end_abandoned()
     output("ip", "netns", "delete", NAMESPACE)
     if not any(unit.exists() for unit in INSTALLED):
         if plugin_answers():
@@ -36,7 +37,6 @@ def main() -> None:
         remove_plugin_traces(plugin_tables())
         for directory in DIRECTORIES:
             shutil.rmtree(directory, ignore_errors=True)
-    end_own_docker()
 
 
 def remove_networks() -> None:

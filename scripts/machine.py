@@ -31,7 +31,8 @@ DOCKER_PATHS = [Path(path) for path in ("/run/docker", "/run/docker.sock", "/run
 DOCKER_RULE = re.compile(r"DOCKER|docker0|\bbr-[0-9a-f]{12}")
 
 _BEFORE = STATE / "before.json"
-_PID = STATE / "docker.pid"
+_DAEMON = STATE / "dockerd"
+_PLUGIN = STATE / "calico-libnetwork"
 _LOG = STATE / "docker.log"
 
 
@@ -60,6 +61,7 @@ def docker_version() -> str:
 @contextmanager
 def some_docker() -> Iterator[None]:
     """The machine's dockerd, or one of our own as long as this lasts."""
+    end_abandoned()
     if docker_version():
         yield
         return
@@ -74,14 +76,16 @@ def some_docker() -> Iterator[None]:
     finally:
         daemon.terminate()
         daemon.wait()
+        _DAEMON.unlink()
         forget_docker()
 
 
 def _start_dockerd() -> subprocess.Popen[bytes]:
     """In a session of its own: Ctrl-C is for the command in front; its end is ours to bring about."""
-    paths = ["--data-root", str(STATE / "docker"), "--pidfile", str(_PID)]
+    paths = ["--data-root", str(STATE / "docker"), "--pidfile", str(STATE / "docker.pid")]
     with _LOG.open("wb") as log:
         daemon = subprocess.Popen(["dockerd", *paths], stdout=log, stderr=log, start_new_session=True)
+    _own(_DAEMON, daemon)
     wait_for(f"dockerd to answer, see {_LOG}", lambda: daemon.poll() is not None or docker_version())
     if daemon.poll() is not None:
         raise SystemExit(f"No dockerd answers and one of our own ended at once: see {_LOG}.")
@@ -89,15 +93,36 @@ def _start_dockerd() -> subprocess.Popen[bytes]:
     return daemon
 
 
-def end_own_docker() -> None:
-    """That of a run that was killed."""
-    if _PID.exists() and Path(f"/proc/{_PID.read_text()}/cmdline").exists():
-        pid = int(_PID.read_text())
-        if "dockerd" in Path(f"/proc/{pid}/cmdline").read_text():
-            os.kill(pid, signal.SIGTERM)
-            wait_for("our dockerd to end", lambda: not Path(f"/proc/{pid}").exists())
-    if _BEFORE.exists():
-        forget_docker()
+def end_abandoned() -> None:
+    """What a run that was killed left running; that of a live one is its own affair."""
+    for file in (_DAEMON, _PLUGIN):  # the daemon's containers end with the plugin's help
+        if not file.exists():
+            continue
+        process, owner = json.loads(file.read_text())
+        if _runs(owner, "scripts."):
+            continue
+        _end(file.stem, process)
+        file.unlink()
+        if file == _DAEMON:
+            forget_docker()
+
+
+def _end(name: str, pid: int) -> None:
+    if _runs(pid, name):
+        print(f"Ending the {name} of a run that was killed.")
+        os.kill(pid, signal.SIGTERM)
+        wait_for(f"{name} to end", lambda: not _runs(pid, name), seconds=300)
+
+
+def _runs(pid: int, name: str) -> bool:
+    try:
+        return name in Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return False
+
+
+def _own(file: Path, process: subprocess.Popen[bytes]) -> None:
+    file.write_text(json.dumps([process.pid, os.getpid()]))
 
 
 def _remember() -> None:
@@ -157,6 +182,7 @@ def some_plugin(log: Path = STATE / "plugin.log") -> Iterator[None]:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as file:
         process = subprocess.Popen([COMMAND, "run"], stdout=file, stderr=file, start_new_session=True)
+    _own(_PLUGIN, process)
     try:
         wait_for(f"the plugin to answer, see {log}", lambda: process.poll() is not None or plugin_answers())
         if process.poll() is not None:
@@ -165,6 +191,7 @@ def some_plugin(log: Path = STATE / "plugin.log") -> Iterator[None]:
     finally:
         process.terminate()
         process.wait()
+        _PLUGIN.unlink()
 
 
 def plugin_tables() -> list[tuple[str, str]]:
