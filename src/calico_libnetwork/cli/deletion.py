@@ -7,21 +7,28 @@ cut short is simply done again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from ipaddress import ip_interface
 
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.datastore.editing import Editor
-from calico_libnetwork.datastore.protocol import Datastore
+from calico_libnetwork.datastore.protocol import Datastore, Delete, Transaction
 from calico_libnetwork.errors import NotFound
-from calico_libnetwork.ipam import PREFIXES, Ipam
+from calico_libnetwork.ipam import PREFIXES, Assignment, Ipam
 from calico_libnetwork.model import ipam_keys
+from calico_libnetwork.model.block import NODE_ATTRIBUTE
 from calico_libnetwork.model.documents import Document
+from calico_libnetwork.model.ipam_keys import Address, Network
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.validation import formats, validate
 
 GRACE = 0.5
 """Seconds in which hosts that still knew a pool as enabled finish their assignments, as Calico itself has it."""
+
+PRIVATE_PREFIX = "/calico-libnetwork/v1/hosts/"
+_KEYS_PER_TRANSACTION = 100
 
 
 async def delete(datastore: Datastore, key: ResourceKey, *, grace: float = GRACE) -> None:
@@ -30,7 +37,8 @@ async def delete(datastore: Datastore, key: ResourceKey, *, grace: float = GRACE
         case "IPPool":
             await _delete_pool(datastore, key, grace)
         case "Node":
-            await _delete_node(datastore, key)
+            await Editor(datastore).get(key)
+            await delete_node(datastore, key.name)
         case _:
             await Editor(datastore).delete(key)
 
@@ -60,9 +68,8 @@ async def _delete_pool(datastore: Datastore, key: ResourceKey, grace: float) -> 
             await editor.replace(validate(_disabled(pool)))
             await asyncio.sleep(grace)
         async with open_ipam(datastore) as ipam:
-            for item in (await datastore.list([ipam_keys.AFFINITIES_PREFIX])).items:
-                node, block = ipam_keys.parse_affinity_key(item.key) or ("", None)
-                if block is not None and block.version == cidr.version and cidr.overlaps(block):
+            for node, block in await _affinities(datastore):
+                if block.version == cidr.version and cidr.overlaps(block):
                     await ipam.release_affinity(block, node=node, occupied=True)
     await editor.delete(key)
 
@@ -71,19 +78,114 @@ def _disabled(pool: Document) -> Document:
     return pool | {"spec": pool["spec"] | {"disabled": True}}
 
 
-async def _delete_node(datastore: Datastore, key: ResourceKey) -> None:
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What a node has in the datastore. ``others``: settings, host endpoints and BGP peers that name it."""
+
+    node: str
+    exists: bool
+    endpoints: tuple[Document, ...]
+    addresses: tuple[Address, ...]
+    blocks: tuple[Network, ...]
+    others: tuple[ResourceKey, ...]
+
+    @property
+    def nothing(self) -> bool:
+        return not (self.exists or self.endpoints or self.addresses or self.blocks or self.others)
+
+
+async def holdings(datastore: Datastore, node: str) -> Holdings:
     editor = Editor(datastore)
-    await editor.get(key)
-    for kind in ("WorkloadEndpoint", "HostEndpoint", "BGPPeer"):
-        for document in (await editor.list_kind(kind)).documents:
-            if (document.get("spec") or {}).get("node") == key.name:
-                metadata = document["metadata"]
-                await _delete_if_there(editor, ResourceKey(kind, metadata["name"], metadata.get("namespace", "")))
+    settings = [ResourceKey(kind, f"node.{node}") for kind in ("FelixConfiguration", "BGPConfiguration")]
+    key = ResourceKey("Node", node)
+    stored = {item.key for item in (await datastore.get([each.path for each in (key, *settings)])).items}
+    others = [each for each in settings if each.path in stored]
+    for kind in ("HostEndpoint", "BGPPeer"):
+        others += [_key(document) for document in await _naming(editor, kind, node)]
+    endpoints = await _Endpoints.read(editor, node)
     async with open_ipam(datastore) as ipam:
-        await ipam.release_node(key.name)
+        addresses = {each.address for each in ipam.assignments(node)} - endpoints.elsewhere
+        addresses |= {each.address for each in endpoints.assignments(ipam)}
+    return Holdings(
+        node,
+        key.path in stored,
+        endpoints.documents,
+        tuple(sorted(addresses, key=lambda address: (address.version, int(address)))),
+        tuple(block for holder, block in await _affinities(datastore) if holder == node),
+        tuple(others),
+    )
+
+
+async def delete_node(datastore: Datastore, node: str) -> None:
+    """With all that ``holdings`` finds; the Node itself last. What is not there any more is no error."""
+    editor = Editor(datastore)
+    endpoints = await _Endpoints.read(editor, node)
+    async with open_ipam(datastore) as ipam:
+        for assignment in endpoints.assignments(ipam):
+            await ipam.release(assignment.address, handle=assignment.handle, sequence=assignment.sequence)
+        for document in endpoints.documents:
+            await _delete_if_there(editor, _key(document))
+        await ipam.release_node(node, keep=endpoints.elsewhere)
+    for kind in ("HostEndpoint", "BGPPeer"):
+        for document in await _naming(editor, kind, node):
+            await _delete_if_there(editor, _key(document))
     for kind in ("FelixConfiguration", "BGPConfiguration"):
-        await _delete_if_there(editor, ResourceKey(kind, f"node.{key.name}"))
-    await editor.delete(key)
+        await _delete_if_there(editor, ResourceKey(kind, f"node.{node}"))
+    await _delete_private(datastore, node)
+    await _delete_if_there(editor, ResourceKey("Node", node))
+
+
+@dataclass(frozen=True, slots=True)
+class _Endpoints:
+    """The node's workload endpoints, and who has which address; plugins of old wrote no node with an address."""
+
+    node: str
+    documents: tuple[Document, ...]
+    own: frozenset[Address]
+    elsewhere: frozenset[Address]
+
+    @classmethod
+    async def read(cls, editor: Editor, node: str) -> _Endpoints:
+        every = (await editor.list_kind("WorkloadEndpoint")).documents
+        own = tuple(document for document in every if document["spec"].get("node") == node)
+        others = (document for document in every if document["spec"].get("node") != node)
+        elsewhere = frozenset(address for document in others for address in _addresses(document))
+        addresses = frozenset(address for document in own for address in _addresses(document))
+        return cls(node, own, addresses - elsewhere, elsewhere)
+
+    def assignments(self, ipam: Ipam) -> list[Assignment]:
+        found = (ipam.assignment(address) for address in self.own)
+        return [each for each in found if each is not None and each.attributes.get(NODE_ATTRIBUTE) in (None, self.node)]
+
+
+async def _naming(editor: Editor, kind: str, node: str) -> list[Document]:
+    """The resources whose ``spec.node`` it is."""
+    found = (await editor.list_kind(kind)).documents
+    return [document for document in found if (document.get("spec") or {}).get("node") == node]
+
+
+def _addresses(endpoint: Document) -> Iterator[Address]:
+    for text in endpoint["spec"].get("ipNetworks") or ():
+        with suppress(ValueError):
+            yield ip_interface(text).ip
+
+
+def _key(document: Document) -> ResourceKey:
+    metadata = document["metadata"]
+    return ResourceKey(document["kind"], metadata["name"], metadata.get("namespace", ""))
+
+
+async def _affinities(datastore: Datastore) -> list[tuple[str, Network]]:
+    listing = await datastore.list([ipam_keys.AFFINITIES_PREFIX])
+    return [parsed for item in listing.items if (parsed := ipam_keys.parse_affinity_key(item.key)) is not None]
+
+
+async def _delete_private(datastore: Datastore, node: str) -> None:
+    """What this project itself has stored for the node."""
+    items = (await datastore.list([f"{PRIVATE_PREFIX}{node}/"])).items
+    for start in range(0, len(items), _KEYS_PER_TRANSACTION):
+        keys = [item.key for item in items[start : start + _KEYS_PER_TRANSACTION]]
+        await datastore.commit(Transaction([], [Delete(key) for key in keys]))
 
 
 async def _delete_if_there(editor: Editor, key: ResourceKey) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 
@@ -83,9 +83,12 @@ class Ipam:
         """
         return await self._writer.submit(ReleaseAffinity(node or self._node, block, occupied=occupied))
 
-    async def release_node(self, node: str) -> list[Address]:
-        """For a node that is gone: releases its addresses, then its blocks."""
-        assigned = self.assignments(node)
+    async def release_node(self, node: str, *, keep: Container[Address] = ()) -> list[Address]:
+        """For a node that is gone: releases its addresses, then its blocks.
+
+        ``keep`` are in use elsewhere, whatever is written with them.
+        """
+        assigned = [each for each in self.assignments(node) if each.address not in keep]
         answers = await asyncio.gather(
             *(self.release(each.address, handle=each.handle, sequence=each.sequence) for each in assigned)
         )
