@@ -24,23 +24,16 @@ from calico_libnetwork.dataplane.rules import Ruleset, RulesSettings
 from calico_libnetwork.dataplane.table import Table
 from calico_libnetwork.model.kinds import ResourceKey, decode
 from calico_libnetwork.model.resources import AnyResource
+from tests import policy_worlds
+from tests.policy_worlds import NODE, OUTSIDE, Address, addresses, document, interface
 from tests.system.conftest import Namespace, Workloads, enter
 from tests.system.packets import UDP, Packet, encode, number_of
 
 T = TypeVar("T")
-Address = IPv4Address | IPv6Address
 
-NODE = "n1"
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
 LINK_LOCAL = "fe80::ecee:eeff:feee:eeee"
 HOST_V4, HOST_V6 = IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1")
-OUTSIDE: tuple[Address, ...] = (
-    IPv4Address("192.0.2.2"),
-    IPv4Address("198.51.100.7"),
-    IPv4Address("203.0.113.9"),
-    IPv6Address("2001:db8::2"),
-    IPv6Address("2001:db8:1::7"),
-)
 _ETH_P = {4: 0x0800, 6: 0x86DD}
 _ETH_P_ALL = 0x0003
 _PACKET_OUTGOING = 4
@@ -51,36 +44,14 @@ _SILENT = "table inet silent { chain input { type filter hook input priority 0; 
 def resource(
     kind: str, name: str, spec: Mapping[str, Any], *, namespace: str = "", labels: Mapping[str, str] | None = None
 ) -> tuple[ResourceKey, AnyResource]:
-    key = ResourceKey(kind, name, namespace)
-    metadata = {"name": name, "namespace": namespace, "labels": dict(labels or {})}
-    document = {"kind": kind, "apiVersion": "projectcalico.org/v3", "metadata": metadata, "spec": dict(spec)}
-    return key, decode(key, msgspec.json.encode(document))
+    key, value = document(kind, name, dict(spec), namespace, labels=dict(labels or {}))
+    return key, decode(key, msgspec.json.encode(value))
 
 
-def workload(
-    number: int, *, node: str = NODE, labels: Mapping[str, str] | None = None, profiles: Iterable[str] = (), **more: Any
-) -> tuple[ResourceKey, AnyResource]:
+def workload(number: int, *, labels: Mapping[str, str] | None = None, **spec: Any) -> tuple[ResourceKey, AnyResource]:
     """The endpoint of workload ``number``, with the interface and addresses that the lab gives it."""
-    endpoint = f"{number:04x}".ljust(64, "0")
-    spec = {
-        "orchestrator": "libnetwork",
-        "workload": "libnetwork",
-        "node": node,
-        "endpoint": endpoint,
-        "interfaceName": interface(number),
-        "ipNetworks": [f"{address}/{address.max_prefixlen}" for address in addresses(number)],
-        "profiles": list(profiles),
-    }
-    name = f"{node}-libnetwork-libnetwork-{endpoint}"
-    return resource("WorkloadEndpoint", name, spec | more, namespace="libnetwork", labels=labels)
-
-
-def interface(number: int) -> str:
-    return f"cali{number:04x}".ljust(15, "0")
-
-
-def addresses(number: int) -> tuple[IPv4Address, IPv6Address]:
-    return IPv4Address("10.65.0.0") + number, IPv6Address("fd00:65::") + number
+    key, value = policy_worlds.workload(number, labels=dict(labels or {}), **spec)
+    return key, decode(key, msgspec.json.encode(value))
 
 
 def table_text(table: Table) -> str:

@@ -11,21 +11,10 @@ import pytest
 
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.resources import AnyResource
+from tests.policy_worlds import OUTSIDE, addresses, interface
 from tests.system.conftest import Namespace, Workloads
 from tests.system.packets import UDP, Packet
-from tests.system.policy_lab import (
-    HOST_MAC,
-    HOST_V4,
-    OUTSIDE,
-    Lab,
-    Rules,
-    addresses,
-    inside,
-    interface,
-    lab,
-    resource,
-    workload,
-)
+from tests.system.policy_lab import HOST_MAC, HOST_V4, Lab, Rules, inside, lab, resource, workload
 
 _PORT = 8080
 _PATIENCE = 0.3

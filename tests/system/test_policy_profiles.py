@@ -9,9 +9,10 @@ import pytest
 
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.resources import AnyResource
+from tests.policy_worlds import OUTSIDE, addresses, interface
 from tests.system.conftest import Namespace, Workloads
 from tests.system.packets import ICMP, ICMPV6, TCP, UDP, Packet
-from tests.system.policy_lab import HOST_V4, HOST_V6, OUTSIDE, Lab, Rules, addresses, interface, lab, resource, workload
+from tests.system.policy_lab import HOST_V4, HOST_V6, Lab, Rules, lab, resource, workload
 
 
 @pytest.fixture
