@@ -53,20 +53,24 @@ async def test_profile_is_what_members_need_to_reach_each_other_and_nobody_else(
     [
         ("net1", "net1"),
         ("a.b-c", "a.b-c"),
-        ("Front_End", "front-end-111111111111"),
-        ("my net", "my-net-111111111111"),
-        ("_x_", "x-111111111111"),
-        ("a..b", "a.b-111111111111"),
-        ("a.-b", "a.b-111111111111"),
-        ("---", "network-111111111111"),
-        ("日本", "network-111111111111"),
-        ("projectcalico-default-allow", "projectcalico-default-allow-111111111111"),
+        ("Front_End", "front-end-a3843ca0bd73"),
+        ("my net", "my-net-b973a0eb2332"),
+        ("_x_", "x-f1f6bd62c1e0"),
+        ("a..b", "a.b-f62b42414c51"),
+        ("a.-b", "a.b-cf3cd0bc6dbd"),
+        ("---", "network-cb3f91d54eee"),
+        ("日本", "network-cf2abf0c5be3"),
+        ("projectcalico-default-allow", "projectcalico-default-allow-4c8d499b8749"),
         ("n" * 253, "n" * 253),
-        ("n" * 254, "n" * 240 + "-111111111111"),
+        ("n" * 254, "n" * 240 + "-f2160c16eb3d"),
     ],
 )
 def test_profile_name(name: str, profile: str) -> None:
     assert profiles.profile_name(name, NET) == profile
+
+
+def test_a_name_that_another_network_has_is_told_apart_by_the_id() -> None:
+    assert profiles.profile_name("net1", NET, taken=True) == "net1-111111111111"
 
 
 @given(st.text(max_size=300), st.text("0123456789abcdefghijklmnopqrstuvwxyz", min_size=12, max_size=64), st.booleans())

@@ -35,7 +35,7 @@ from calico_libnetwork.datastore.resources import Resources
 from calico_libnetwork.datastore.sqlite import SqliteDatastore
 from calico_libnetwork.docker import assembly, cluster, daemon, scope
 from calico_libnetwork.docker.containers import ContainerTable
-from calico_libnetwork.docker.endpoints import EndpointIndex
+from calico_libnetwork.docker.network_driver import EndpointParts
 from calico_libnetwork.docker.plugin import Plugin
 from calico_libnetwork.docker.settings import DockerSettings
 from calico_libnetwork.docker.watcher import Watcher
@@ -205,7 +205,7 @@ class Daemon:
         works = {
             "reconciler": built.reconciler.run,
             "own node": self._own_node.run,
-            **self._cluster_works(cache, built.parts.endpoints),
+            **self._cluster_works(cache, built.parts),
         }
         if not complete:
             works["first start, once unlocked"] = lambda: self._finish_first_start(datastore, cache, first)
@@ -219,14 +219,21 @@ class Daemon:
         finally:
             await built.close()
 
-    def _cluster_works(self, cache: Cache, endpoints: EndpointIndex) -> dict[str, Work]:
+    def _cluster_works(self, cache: Cache, parts: EndpointParts) -> dict[str, Work]:
         """What a host does because others share its datastore."""
         node = self._config.nodename
         if self._config.datastore_type != "etcdv3":
             return {}
         if not self._config.cluster_networks:
             return {"cluster networks": lambda: cluster.leave(cache, node=node)}
-        shared = cluster.Cluster(cache, self._docker, node=node, table=self._containers, endpoints=endpoints)
+        shared = cluster.Cluster(
+            cache,
+            self._docker,
+            node=node,
+            table=self._containers,
+            endpoints=parts.endpoints,
+            networks=parts.networks,
+        )
         self._watcher.observe(shared)
         self._health.add_part("cluster networks", shared.describe)
         return {"cluster networks": shared.networks.run, "names of other hosts": shared.names.run}

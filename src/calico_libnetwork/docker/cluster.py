@@ -13,6 +13,7 @@ from calico_libnetwork.docker.cluster_records import members_prefix
 from calico_libnetwork.docker.containers import ContainerTable
 from calico_libnetwork.docker.endpoints import EndpointIndex
 from calico_libnetwork.docker.host_names import HostDocker, HostNames
+from calico_libnetwork.docker.networks import Networks
 
 
 class Docker(ClusterDocker, HostDocker, Protocol):
@@ -23,10 +24,23 @@ class Cluster:
     """Run ``networks`` and ``names``, and let the watcher tell it what Docker says."""
 
     def __init__(
-        self, cache: Cache, docker: Docker, *, node: str, table: ContainerTable, endpoints: EndpointIndex
+        self,
+        cache: Cache,
+        docker: Docker,
+        *,
+        node: str,
+        table: ContainerTable,
+        endpoints: EndpointIndex,
+        networks: Networks,
     ) -> None:
         members = ClusterMembers(cache, endpoints, node=node)
-        self.networks = ClusterNetworks(cache, docker, node=node, used_elsewhere=members.used_elsewhere)
+        self.networks = ClusterNetworks(
+            cache,
+            docker,
+            node=node,
+            used_elsewhere=members.used_elsewhere,
+            restore_profiles=networks.restore_profiles,
+        )
         self.names = HostNames(cache, node=node, docker=docker, table=table, endpoints=endpoints, members=members)
 
     def docker_event(self, event: Mapping[str, Any]) -> None:

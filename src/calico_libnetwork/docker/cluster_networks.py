@@ -13,7 +13,7 @@ import contextlib
 import math
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, assert_never
 
 import structlog
@@ -71,7 +71,11 @@ class ClusterDocker(Protocol):
 
 
 class ClusterNetworks:
-    """``used_elsewhere`` tells whether a container of another host is in the network with that uid."""
+    """``used_elsewhere`` tells whether a container of another host is in the network with that uid.
+
+    ``restore_profiles`` brings back the profiles that another host deleted with its network in the moment in which a
+    container of this host came into it.
+    """
 
     def __init__(
         self,
@@ -80,12 +84,14 @@ class ClusterNetworks:
         *,
         node: str,
         used_elsewhere: Callable[[str], bool],
+        restore_profiles: Callable[[], Awaitable[object]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cache = cache
         self._docker = docker
         self._node = node
         self._used_elsewhere = used_elsewhere
+        self._restore_profiles = restore_profiles
         self._clock = clock
         self._wake = asyncio.Event()
         self._kept: set[str] = set()  # ids of networks that are to go when their last container does
@@ -143,6 +149,7 @@ class ClusterNetworks:
             if isinstance(step, Clash):
                 problems.append(step.reason)
         await self._restore_pruned()
+        await self._restore_profiles()
         self._tell(problems)
 
     async def _take(self, step: Step, view: View) -> None:

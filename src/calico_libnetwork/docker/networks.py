@@ -231,8 +231,9 @@ class Networks:
     def _profile_removal(self, record: NetworkRecord) -> tuple[list[Compare], list[Operation]]:
         if not record.profile or self._endpoints.uses_profile(record.profile):
             return [], []
-        if any(stored.record.profile == record.profile and stored.record.id != record.id for stored in self.all()):
-            return [], []
+        for other in self.all():
+            if other.record.profile == record.profile and other.record.id != record.id:
+                return [unchanged(other.key_value)], []  # or both would leave the profile to the other
         path = ResourceKey("Profile", record.profile).path
         existing = self._cache.get(path)
         if existing is None or not _is_unedited(existing, record.profile):

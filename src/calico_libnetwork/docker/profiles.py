@@ -32,18 +32,27 @@ _EMPTY_PARTS = re.compile(r"[-.]*\.[-.]*")
 
 
 def profile_name(network_name: str, network_id: str, *, taken: bool = False) -> str:
-    """The network's own name where Calico allows it and no other network has it, else one made from it and the id."""
-    if is_resource_name(network_name) and network_name != DEFAULT_ALLOW_PROFILE and not taken:
+    """The network's own name where Calico allows it, else one made from it and a digest of it.
+
+    So it is the same on all hosts that have the network, though Docker gives it another id on each; only where another
+    network of this host has the name already is it made from the id.
+    """
+    if taken:
+        return _derived_name(network_name, re.sub(r"[^a-z0-9]", "", network_id.lower())[:_SHORT_ID])
+    if is_resource_name(network_name) and network_name != DEFAULT_ALLOW_PROFILE:
         return network_name
-    short_id = re.sub(r"[^a-z0-9]", "", network_id.lower())[:_SHORT_ID]
-    legal = _EMPTY_PARTS.sub(".", _ILLEGAL.sub("-", network_name.lower()))
-    stem = legal[: NAME_LIMIT - _SHORT_ID - 1].strip("-.")
-    return f"{stem}-{short_id}" if stem else f"network-{short_id}"
+    return _derived_name(network_name, hashlib.sha256(network_name.encode()).hexdigest()[:_SHORT_ID])
 
 
 def profile_name_of_unnamed(network_id: str) -> str:
     """For a network whose name could not be learnt."""
-    return profile_name("", network_id)
+    return profile_name("", network_id, taken=True)
+
+
+def _derived_name(network_name: str, suffix: str) -> str:
+    legal = _EMPTY_PARTS.sub(".", _ILLEGAL.sub("-", network_name.lower()))
+    stem = legal[: NAME_LIMIT - _SHORT_ID - 1].strip("-.")
+    return f"{stem}-{suffix}" if stem else f"network-{suffix}"
 
 
 def label_key(profile: str) -> str:
