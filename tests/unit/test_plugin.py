@@ -321,7 +321,7 @@ async def test_without_a_datastore_a_call_waits_for_it_and_no_longer_than_its_de
     async with listening(directory):
         status, answer = await post(directory / "calico.sock", "/IpamDriver.RequestPool", b"{}")
     assert status == 500
-    assert "no datastore yet" in answer["Err"]
+    assert "has not been opened yet" in answer["Err"]
 
 
 async def test_one_log_line_per_call_with_duration_ids_and_result(directory: Path) -> None:

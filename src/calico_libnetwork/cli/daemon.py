@@ -29,7 +29,7 @@ from calico_libnetwork.dataplane.links import Links
 from calico_libnetwork.dataplane.veth import VethPairs
 from calico_libnetwork.datastore import serve
 from calico_libnetwork.datastore.cache import PAUSE, Cache
-from calico_libnetwork.datastore.initialise import FirstStart, initialise
+from calico_libnetwork.datastore.initialise import FirstStart, Started, initialise
 from calico_libnetwork.datastore.protocol import Datastore
 from calico_libnetwork.datastore.resources import Resources
 from calico_libnetwork.datastore.sqlite import SqliteDatastore
@@ -179,13 +179,14 @@ class Daemon:
     async def _become_ready(self, datastore: Datastore, cache: Cache, links: Links, dataplane: Dataplane) -> None:
         """Once: what the first start makes, then the drivers, then whatever waits for them."""
         first = first_start(self._config, links, node_is_ours=not dataplane.passive)
-        complete = await self._initialise(datastore, first)
+        started = await self._initialise(datastore, first)
         await cache.in_sync.wait()
         ipam = Ipam(cache, node=self._config.nodename)
         self._own_node = OwnNode(
             Resources(cache),
             ipam,
             node=self._config.nodename,
+        await cache.refresh(started.written)  # it may have listed before, and the first call would not find them
             links=links,
             settings=_address_settings(self._config),
         )
@@ -207,7 +208,7 @@ class Daemon:
             "own node": self._own_node.run,
             **self._cluster_works(cache, built.parts),
         }
-        if not complete:
+        if not started.ready:
             works["first start, once unlocked"] = lambda: self._finish_first_start(datastore, cache, first)
         await self._veths.sweep()
         if not dataplane.passive:
@@ -245,14 +246,14 @@ class Daemon:
             lambda events: changed.set() if any(event.key == CLUSTER_KEY for event in events) else None
         )
         try:
-            while not await self._initialise(datastore, first):
+            while not (await self._initialise(datastore, first)).ready:
                 await changed.wait()
                 changed.clear()
         finally:
             unsubscribe()
 
-    async def _initialise(self, datastore: Datastore, first: FirstStart) -> bool:
-        """Once the datastore answers. False where it is locked, and so nothing was written."""
+    async def _initialise(self, datastore: Datastore, first: FirstStart) -> Started:
+        """Once the datastore answers."""
         waiting = False
         while True:
             try:
@@ -263,9 +264,10 @@ class Daemon:
                 waiting = True
                 await asyncio.sleep(PAUSE)
                 continue
+                self._plugin.explain(str(error))
             if started.remark:
                 _log.warning("first start", remark=started.remark)
-            return started.ready
+            return started
 
 
 def first_start(config: Config, links: Links, *, node_is_ours: bool) -> FirstStart:

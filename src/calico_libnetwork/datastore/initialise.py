@@ -58,10 +58,14 @@ class FirstStart:
 
 @dataclass(frozen=True)
 class Started:
-    """``ready`` is False for a locked datastore, where nothing was written; ``remark`` is a sentence for the log."""
+    """``ready`` is False for a locked datastore, where nothing was written; ``remark`` is a sentence for the log.
+
+    ``written`` are the keys that were missing or not as they should be.
+    """
 
     ready: bool
     remark: str = ""
+    written: tuple[str, ...] = ()
 
 
 async def ensure_cluster(datastore: Datastore) -> Started:
@@ -102,7 +106,7 @@ async def _settle(
             return Started(False, "the datastore is locked (datastoreReady is false in ClusterInformation(default))")
         wanted = [pair for pair in plan(found) if found.documents.get(pair[0]) != pair[1]]
         if not wanted or (await datastore.commit(_transaction(found, wanted))).succeeded:
-            return Started(True)
+            return Started(True, written=tuple(key.path for key, _ in wanted))
     raise Conflict(f"other hosts kept changing {datastore.description} during the first start; start again")
 
 

@@ -134,6 +134,7 @@ class Plugin:
         self._settings = settings
         self._scope = scope
         self._drivers: asyncio.Future[Drivers] = asyncio.get_running_loop().create_future()
+        self._obstacle = "its datastore has not been opened yet"
         self._sockets = ExitStack()
         self._runner: web.AppRunner | None = None
 
@@ -154,6 +155,10 @@ class Plugin:
         if self._drivers.done():
             self._drivers = asyncio.get_running_loop().create_future()
         self._drivers.set_result(drivers)
+
+    def explain(self, obstacle: str) -> None:
+        """Why there are no drivers yet, for those whose calls wait for them."""
+        self._obstacle = obstacle
 
     async def stop(self) -> None:
         """Answers the calls under way, then the sockets are gone."""
@@ -211,7 +216,7 @@ class Plugin:
                 return await asyncio.shield(self._drivers)
         except TimeoutError:
             raise DatastoreUnavailable(
-                "calico-libnetwork is starting and has no datastore yet; try again, and see its log if that lasts"
+                f"calico-libnetwork is starting and cannot serve yet: {self._obstacle}; try again later"
             ) from None
 
 
