@@ -6,8 +6,9 @@ from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
-from tests.e2e.lab import Docker, Host, Lab, dockers, tail
+from tests.e2e.lab import COMMAND, Docker, Host, Lab, dockers, tail
 from tests.e2e.machine import wait_for
+from tests.e2e.traffic import Resources, Traffic
 
 MakeHost = Callable[..., Host]
 _LAB = pytest.StashKey[Lab]()
@@ -50,8 +51,29 @@ def host(shared_host: Host) -> Iterator[Host]:
         shared_host.plugin.stop()
         shared_host.plugin.environment = {}
         shared_host.plugin.start()
+        wait_for("the datastore to be served", lambda: _answers(shared_host))
     shared_host.clear()
     wait_for("the host to be clean", lambda: not shared_host.traces(), seconds=10, found=shared_host.traces)
+
+
+def _answers(host: Host) -> bool:
+    return host.machine.try_run(str(COMMAND), "get", "nodes").returncode == 0
+
+
+@pytest.fixture
+def resources(host: Host) -> Iterator[Resources]:
+    """Calico resources of this test alone, on a host whose containers are gone before they are."""
+    resources = Resources(host)
+    yield resources
+    host.clear()
+    resources.remove()
+
+
+@pytest.fixture
+def traffic(host: Host) -> Iterator[Traffic]:
+    traffic = Traffic(host)
+    yield traffic
+    traffic.close()
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from pathlib import Path
 from calico_libnetwork.cli.session import open_datastore
 from calico_libnetwork.config import Config
 from tests.e2e.machine import Machine, Process, remove_cgroups, wait_for
+from tests.etcd_server import EtcdServer
 
 REPOSITORY = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("CALICO_LAB_CACHE", "/var/cache/calico-libnetwork"))
@@ -144,6 +145,8 @@ class Host:
     docker_release: Docker
     machine: Machine
     fabric: Machine
+    etcd: EtcdServer | None = None
+    """Where its plugin keeps everything, if not in the embedded datastore."""
     dockerd: Dockerd = field(init=False)
     plugin: Plugin = field(init=False)
 
@@ -207,13 +210,24 @@ class Host:
         return self.endpoint(container, network)["GlobalIPv6Address"]
 
     def calico(self, *arguments: str, text: str = "") -> str:
-        """The product's own command line, beside the running plugin."""
-        return self.machine.run(str(COMMAND), *arguments, text=text)
+        """The product's own command line, beside the running plugin and set up like it."""
+        environment = (f"{name}={value}" for name, value in self.plugin.environment.items())
+        return self.machine.run("env", *environment, str(COMMAND), *arguments, text=text)
+
+    def calico_result(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        """The same where it may well fail."""
+        return self.machine.try_run(str(COMMAND), *arguments, text=text)
 
     def stored(self, prefix: str) -> list[str]:
         """The datastore's keys below ``prefix``, read beside the running plugin or from the file of a stopped one."""
-        var, run = self.machine.root / "var/lib/calico-libnetwork", self.machine.root / "run/calico-libnetwork"
-        return asyncio.run(_keys(Config(datastore_type="embedded", state_directory=var, run_directory=run), prefix))
+        if self.etcd is not None:
+            return self.etcd.keys(prefix)
+        config = Config(
+            datastore_type="embedded",
+            state_directory=self.machine.directory / "var/lib/calico-libnetwork",
+            run_directory=self.machine.root / "run/calico-libnetwork",
+        )
+        return asyncio.run(_keys(config, prefix))
 
     def endpoints(self) -> set[str]:
         """The names of all workload endpoints."""
@@ -325,7 +339,8 @@ class Plugin:
     def _ready(self) -> bool:
         if not self.running:
             raise RuntimeError(f"the plugin ended:\n{tail(self.log)}")
-        return all("NetworkDriver" in ask(path, "/Plugin.Activate") for path in self.sockets)
+        answers = all("NetworkDriver" in ask(path, "/Plugin.Activate") for path in self.sockets)
+        return answers and (self.machine.root / "run/calico-libnetwork/control.sock").exists()
 
 
 async def _keys(config: Config, prefix: str) -> list[str]:

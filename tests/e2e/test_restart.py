@@ -6,6 +6,7 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import unified_diff
 from pathlib import Path
 
 import pytest
@@ -98,15 +99,20 @@ def shown(host: Host) -> list[str]:
     return sorted(re.sub(r"packets \d+ bytes \d+", "", line).strip() for line in lines)
 
 
+def wait_for_repair(host: Host, before: list[str]) -> None:
+    def difference() -> str:
+        return "\n".join(["", *unified_diff(before, shown(host), "before", "now", n=0, lineterm="")])
+
+    wait_for("the kernel as it was", lambda: shown(host) == before, seconds=15, found=difference)
+
+
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_what_is_damaged_by_hand_while_it_runs_comes_back(host: Host, kind: str) -> None:
     ipv4, ipv6 = pair(host)
     before = shown(host)
     damage(host, kind)
 
-    wait_for(
-        f"the {kind} to come back", lambda: shown(host) == before, seconds=15, found=lambda: "\n".join(shown(host))
-    )
+    wait_for_repair(host, before)
     assert host.pings("workload-A", ipv4)
     wait_for("IPv6 to answer", lambda: host.pings("workload-A", ipv6, "-6"), seconds=5)
 
@@ -119,7 +125,7 @@ def test_what_is_damaged_while_the_plugin_is_down_comes_back(host: Host) -> None
         damage(host, kind)
     host.plugin.start()
 
-    wait_for("the repair", lambda: shown(host) == before, seconds=15, found=lambda: "\n".join(shown(host)))
+    wait_for_repair(host, before)
     assert host.pings("workload-A", ipv4)
     wait_for("IPv6 to answer", lambda: host.pings("workload-A", ipv6, "-6"), seconds=5)
 
