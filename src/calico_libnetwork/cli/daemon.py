@@ -181,12 +181,12 @@ class Daemon:
         first = first_start(self._config, links, node_is_ours=not dataplane.passive)
         started = await self._initialise(datastore, first)
         await cache.in_sync.wait()
+        await cache.refresh(started.written)  # it may have listed before, and the first call would not find them
         ipam = Ipam(cache, node=self._config.nodename)
         self._own_node = OwnNode(
             Resources(cache),
             ipam,
             node=self._config.nodename,
-        await cache.refresh(started.written)  # it may have listed before, and the first call would not find them
             links=links,
             settings=_address_settings(self._config),
         )
@@ -259,12 +259,12 @@ class Daemon:
             try:
                 started = await initialise(datastore, first)
             except DatastoreUnavailable as error:
+                self._plugin.explain(str(error))
                 if not waiting:
                     _log.warning("waiting for the datastore", datastore=datastore.description, reason=str(error))
                 waiting = True
                 await asyncio.sleep(PAUSE)
                 continue
-                self._plugin.explain(str(error))
             if started.remark:
                 _log.warning("first start", remark=started.remark)
             return started
