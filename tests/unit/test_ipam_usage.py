@@ -9,7 +9,7 @@ from calico_libnetwork.model import block as blocks
 from calico_libnetwork.model import documents, ipam_usage
 from calico_libnetwork.model.block import Owner
 from calico_libnetwork.model.ipam_keys import Network, block_key
-from calico_libnetwork.model.ipam_usage import Usage
+from calico_libnetwork.model.ipam_usage import NodeUsage, Usage
 from calico_libnetwork.model.kinds import ResourceKey
 
 CALICO = Path(__file__).parents[1] / "data" / "calico"
@@ -58,6 +58,14 @@ def test_pools_and_their_blocks() -> None:
     ]
     four, *_ = ipam_usage.usage(VALUES, with_blocks=False)
     assert (four.capacity, four.free) == (256, 256 - 3 - 67)
+
+
+def test_what_each_node_has_claimed() -> None:
+    assert ipam_usage.by_node(VALUES) == [
+        NodeUsage("a", "four", (network("10.0.0.0/28"),), in_use=3),
+        NodeUsage("b", "four", (network("10.0.0.16/28"),), in_use=0),
+    ]
+    assert ipam_usage.by_node(VALUES)[0].capacity == 16
 
 
 def test_borrowed_addresses() -> None:

@@ -15,6 +15,7 @@ import click
 
 from calico_libnetwork.cli.deletion import open_ipam
 from calico_libnetwork.cli.session import Session, pass_session
+from calico_libnetwork.cli.tables import boxed, share, size
 from calico_libnetwork.datastore.protocol import Datastore, Put, Transaction, absent, unchanged
 from calico_libnetwork.errors import CalicoError, Conflict, InvalidResource
 from calico_libnetwork.model import documents, ipam_check, ipam_keys, ipam_usage, kinds
@@ -144,28 +145,13 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _boxed(rows: Sequence[Sequence[str]]) -> str:
-    """A table in a box, the first row its titles."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rule = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    return "\n".join([rule, lines[0], rule, *lines[1:], rule])
-
-
 def _usage_table(entries: Iterable[Usage]) -> str:
     rows = [["GROUPING", "CIDR", "CAPACITY", "IN USE", "RESERVED", "FREE"]]
     for entry in entries:
-        share = [f"{count} ({_percent(count, entry.capacity)})" for count in (entry.in_use, entry.free)]
-        capacity = str(entry.capacity) if entry.capacity < 10**12 else f"{entry.capacity:.4e}"
+        in_use, free = (share(count, entry.capacity) for count in (entry.in_use, entry.free))
         grouping = "IP Pool" if entry.name else "Block"
-        rows.append([grouping, str(entry.network), capacity, share[0], str(entry.reserved), share[1]])
-    return _boxed(rows)
-
-
-def _percent(count: int, capacity: int) -> str:
-    return f"{100 * count / capacity:.0f}%"
+        rows.append([grouping, str(entry.network), size(entry.capacity), in_use, str(entry.reserved), free])
+    return boxed(rows)
 
 
 def _borrowed_table(values: Mapping[str, bytes]) -> str:
@@ -174,11 +160,11 @@ def _borrowed_table(values: Mapping[str, bytes]) -> str:
         [str(entry.address), entry.node, str(entry.block), entry.owner, entry.allocation.owner.handle or ""]
         for entry in ipam_usage.borrowed(values)
     ]
-    return _boxed(rows)
+    return boxed(rows)
 
 
 def _configuration_table(config: IpamConfig) -> str:
-    return _boxed(
+    return boxed(
         [
             ["PROPERTY", "VALUE"],
             ["StrictAffinity", _text(config.strict_affinity)],

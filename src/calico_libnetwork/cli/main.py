@@ -21,6 +21,7 @@ _COMMANDS = {
     "explain": ("calico_libnetwork.cli.explain", "explain", "Say whether one end reaches another, and why."),
     "get": (_RESOURCES, "get", "Show resources as a table, YAML or JSON."),
     "ipam": ("calico_libnetwork.cli.ipam", "ipam", "Look at and repair the assignment of addresses."),
+    "node": ("calico_libnetwork.cli.node", "node", "Look at the hosts, and remove one that is gone."),
     "replace": (_RESOURCES, "replace", "Replace existing resources from files."),
     "validate": (_RESOURCES, "validate", "Check files of resources without writing anything."),
     "status": ("calico_libnetwork.cli.status", "status", "Show whether everything works, on one screen."),

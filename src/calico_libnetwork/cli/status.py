@@ -1,4 +1,4 @@
-"""``calico-libnetwork status``: everything the running process says of itself, on one screen."""
+"""``status``: what the running process says of itself and what the datastore holds, on one screen."""
 
 from __future__ import annotations
 
@@ -6,25 +6,63 @@ import http.client
 import json
 import socket
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
-from calico_libnetwork import config
-from calico_libnetwork.cli.session import SOCKET
-from calico_libnetwork.errors import NotFound
+from calico_libnetwork.cli.session import SOCKET, Session, pass_session
+from calico_libnetwork.cli.tables import share, size
+from calico_libnetwork.docker.networks import PREFIX as NETWORKS
+from calico_libnetwork.docker.networks import NetworkRecord
+from calico_libnetwork.docker.profiles import NETWORK_ID
+from calico_libnetwork.errors import CalicoError, InvalidResource, NotFound
+from calico_libnetwork.model import ipam_usage, kinds
+from calico_libnetwork.model.ipam_usage import Usage
+from calico_libnetwork.model.kinds import KINDS
 
-_DEADLINE = 5.0
+_DEADLINE = 10.0
+_LINES = 8  # of one subject; more are counted
+_ENDPOINTS = KINDS["WorkloadEndpoint"].prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """All Docker networks of one name; ``endpoints`` and ``nodes`` of the whole cluster."""
+
+    name: str
+    endpoints: int
+    nodes: int
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Choice(["json"]), help="Print what the process answered as it is.")
-def status(output: str | None) -> None:
-    """Show whether the plugin and the agent work; exits with 1 if not everything is ready."""
-    answer = ask(config.load().run_directory / SOCKET, "/status")
-    click.echo(json.dumps(answer, indent=2) if output == "json" else _screen(answer))
-    sys.exit(0 if answer["ready"] and answer["live"] else 1)
+@click.option("-o", "--output", type=click.Choice(["json"]), help="Everything, of any length, as JSON.")
+@pass_session
+def status(session: Session, *, output: str | None) -> None:
+    """Show whether plugin and agent work; exits with 1 if not, or if datastore or Docker do not answer."""
+    answer = ask(session.config.run_directory / SOCKET, "/status")
+    values: Mapping[str, bytes] = {}
+    if _connected(answer):
+        try:
+            values = session.run(read(session, (*ipam_usage.PREFIXES, NETWORKS, _ENDPOINTS)))
+        except CalicoError as error:
+            answer["datastore"]["state"] = str(error)
+    pools, networks = [*ipam_usage.usage(values, with_blocks=False)], networks_of(values)
+    if output == "json":
+        answer["pools"] = [asdict(pool) | {"network": str(pool.network), "capacity": pool.capacity} for pool in pools]
+        answer["networks"] = [asdict(network) for network in networks]
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        click.echo("\n".join(_screen(answer, pools, networks)))
+    sys.exit(0 if is_well(answer) else 1)
+
+
+async def read(session: Session, prefixes: Sequence[str]) -> dict[str, bytes]:
+    async with session.datastore() as datastore:
+        return {item.key: item.value for item in (await datastore.list(prefixes)).items}
 
 
 def ask(path: Path, target: str) -> Any:
@@ -44,23 +82,86 @@ def ask(path: Path, target: str) -> Any:
         connection.close()
 
 
-def _screen(answer: dict[str, Any]) -> str:
-    state = "ready" if answer["ready"] else "NOT READY"
-    lines = [f"{state}   node {answer.get('node', '?')}   version {answer.get('version', '?')}", ""]
+def is_well(answer: Mapping[str, Any]) -> bool:
+    return bool(answer["ready"] and answer["live"] and _connected(answer) and answer["docker"]["answers"])
+
+
+def _connected(answer: Mapping[str, Any]) -> bool:
+    return bool(answer["datastore"]["state"] == "connected")
+
+
+def networks_of(values: Mapping[str, bytes]) -> list[Network]:
+    """By name; the records of networks that nobody has used yet count as well."""
+    names: dict[str, str] = {}
+    for key, value in values.items():
+        if key.startswith(NETWORKS):
+            try:
+                names[key.removeprefix(NETWORKS)] = msgspec.json.decode(value, type=NetworkRecord).name
+            except msgspec.MsgspecError:
+                continue
+    endpoints: dict[str, list[str]] = {name or network_id[:12]: [] for network_id, name in names.items()}
+    for key, value in values.items():
+        resource = kinds.parse_path(key) if key.startswith(_ENDPOINTS) else None
+        if resource is not None:
+            try:
+                endpoint = kinds.decode(resource, value)
+            except InvalidResource:
+                continue
+            network_id = endpoint.annotations.get(NETWORK_ID, "")
+            if network_id:
+                endpoints.setdefault(names.get(network_id) or network_id[:12], []).append(endpoint.spec.node)
+    return [Network(name, len(nodes), len(set(nodes))) for name, nodes in sorted(endpoints.items())]
+
+
+def _screen(answer: Mapping[str, Any], pools: Sequence[Usage], networks: Sequence[Network]) -> Iterator[str]:
+    yield from _head(answer)
+    yield from _part("routing", [*_routing(answer)])
+    yield from _part("pools", [_pool(pool) for pool in pools])
+    yield from _part("networks", [_network(network) for network in networks])
+    yield from _part("refused", answer["agent"]["failures"])
+    yield from _part("findings", answer["agent"]["findings"])
+
+
+def _head(answer: Mapping[str, Any]) -> Iterator[str]:
+    state = "ready" if answer["ready"] and answer["live"] else "NOT READY"
+    yield f"{state:<12} node {answer['node']}, version {answer['version']}, {answer['dataplane']} dataplane"
     for name, task in answer["tasks"].items():
-        lines.append(f"{'ok ' if task['ready'] and task['live'] else 'NOT'}  {name:<12} {task['detail']}")
-    for title, part in answer.items():
-        if isinstance(part, dict) and title != "tasks":
-            lines += ["", f"{title}:", *_part(part)]
-    return "\n".join(lines)
+        yield f"{name:<12} {'' if task['ready'] and task['live'] else 'NOT READY: '}{task['detail']}"
+    datastore, docker = answer["datastore"], answer["docker"]
+    yield f"{'datastore':<12} {'' if _connected(answer) else 'NOT '}connected: {datastore['where']}"
+    if not _connected(answer):
+        yield f"{'':<12} {datastore['state']}"
+    yield f"{'docker':<12} {'answers' if docker['answers'] else 'DOES NOT ANSWER'}: {docker['where']}"
 
 
-def _part(part: dict[str, Any]) -> list[str]:
-    lines = []
-    for name, value in part.items():
-        if isinstance(value, list):
-            lines.append(f"  {name}: {len(value) or 'none'}")
-            lines += [f"    {entry}" for entry in value]
-        else:
-            lines.append(f"  {name}: {value}")
-    return lines
+def _routing(answer: Mapping[str, Any]) -> Iterator[str]:
+    routing = answer["routing"]
+    if answer["dataplane"] == "Felix":
+        yield "by the calico/node of this host"
+        return
+    yield f"{routing['mode']}, for {routing['reason']}"
+    if routing["mode"] == "bird":
+        peers = routing["peers"]
+        established = sum(peer["info"].startswith("Established") for peer in peers)
+        yield f"{established} of {len(peers)} BGP peers established"
+    if routing["bird"]["problem"]:
+        yield routing["bird"]["problem"]
+    routes = sum(len(way["destinations"]) for way in routing["routes"])
+    if routes:
+        yield f"{routes} routes to other hosts; calico-libnetwork node status shows them"
+
+
+def _pool(pool: Usage) -> str:
+    return f"{pool.name}  {pool.network}  {share(pool.in_use, pool.capacity)} of {size(pool.capacity)} in use"
+
+
+def _network(network: Network) -> str:
+    return f"{network.name}  {network.endpoints} endpoints on {network.nodes} nodes"
+
+
+def _part(title: str, lines: Sequence[str]) -> Iterator[str]:
+    shown = [*lines[:_LINES]] or ["none"]
+    if len(lines) > _LINES:
+        shown.append(f"and {len(lines) - _LINES} more, with -o json")
+    for position, line in enumerate(shown):
+        yield f"{title if position == 0 else '':<12} {line}"

@@ -69,6 +69,39 @@ def _usage(name: str, network: Network, inside: Sequence[Block], reserved: Seque
     )
 
 
+@dataclass(frozen=True, slots=True)
+class NodeUsage:
+    """What a node has claimed of a pool; ``pool`` is "" for blocks outside of every pool."""
+
+    node: str
+    pool: str
+    blocks: tuple[Network, ...]
+    in_use: int
+
+    @property
+    def capacity(self) -> int:
+        return sum(block.num_addresses for block in self.blocks)
+
+
+def by_node(values: Mapping[str, bytes]) -> list[NodeUsage]:
+    """By node and pool; blocks without a host are left out."""
+    pools = list(_pools(values))
+    found: dict[tuple[str, str], list[Block]] = {}
+    for block in readable_blocks(values):
+        if block.node is not None:
+            pool = next((pool.name for pool in pools if pool.holds(block.network)), "")
+            found.setdefault((block.node, pool), []).append(block)
+    return [
+        NodeUsage(
+            node,
+            pool,
+            tuple(block.network for block in held),
+            in_use=sum(block.network.num_addresses - len(block.unallocated) for block in held),
+        )
+        for (node, pool), held in sorted(found.items())
+    ]
+
+
 def borrowed(values: Mapping[str, bytes]) -> Iterator[Borrowed]:
     """Addresses whose node is not their block's."""
     for block in readable_blocks(values):
