@@ -172,11 +172,12 @@ async def test_table_that_keeps_refusing_the_difference_is_replaced_whole(namesp
     class Refusing(Nft):
         refusals = 0
 
-        async def run(self, program: str) -> None:
-            programs.append(program)
-            if len(programs) <= self.refusals:
-                raise DataplaneError("refused")
-            await super().run(program)
+        async def run(self, *transactions: str) -> None:
+            for transaction in transactions:
+                programs.append(transaction)
+                if len(programs) <= self.refusals:
+                    raise DataplaneError("refused")
+                await super().run(transaction)
 
     async with Refusing() as nft:
         writer = TableWriter(nft, filled())

@@ -17,24 +17,33 @@ from calico_libnetwork.dataplane.neighbours import Neighbours
 from calico_libnetwork.dataplane.netlink import NETFILTER_PROTOCOL
 from calico_libnetwork.dataplane.nft import Nft
 from calico_libnetwork.dataplane.nft_monitor import ForeignChange, NftMonitor
-from calico_libnetwork.dataplane.nftables import TableWriter
+from calico_libnetwork.dataplane.nftables import TableWriter, apply_together
 from calico_libnetwork.dataplane.routes import Route, RouteKey, Routes
 from calico_libnetwork.dataplane.rtnetlink import IPNetwork
 from calico_libnetwork.dataplane.table import Table
 from calico_libnetwork.dataplane.workloads import Workloads
 from calico_libnetwork.errors import DataplaneError
+from calico_libnetwork.model.names import INTERFACE_PREFIX, PEER_PREFIX
 
 TABLE_NAME = "calico-libnetwork"
+_COMING_AND_GOING = (INTERFACE_PREFIX, PEER_PREFIX)
 
 
 class Host:
-    """Use as a context. ``wake`` is called in the loop whenever ``apply`` may have something to do."""
+    """Use as a context.
 
-    def __init__(self, kernel: Kernel, *, accept_mark: int, wake: Callable[[], None]) -> None:
+    ``wake`` is called in the loop whenever ``apply`` may have something to do, ``on_addresses`` when an address of the
+    host itself came or went.
+    """
+
+    def __init__(
+        self, kernel: Kernel, *, accept_mark: int, wake: Callable[[], None], on_addresses: Callable[[], None]
+    ) -> None:
         self.filter = Table("inet", TABLE_NAME)
         self.arp = Table("arp", TABLE_NAME)
         self._kernel = kernel
         self._wake = wake
+        self._on_addresses = on_addresses
         self._nft = Nft()
         self._nft_monitor = NftMonitor(self._nft, self._on_nft)
         self._netfilter = Kernel(NETFILTER_PROTOCOL, name="conntrack")
@@ -109,8 +118,7 @@ class Host:
 
     async def _apply_tables(self) -> list[Failure]:
         try:
-            for writer in self._writers:
-                await writer.apply()
+            await apply_together(self._nft, self._writers)
         except DataplaneError as error:
             return [Failure("", str(error))]
         return []
@@ -127,8 +135,12 @@ class Host:
         return []
 
     def _on_links(self, changes: LinkChanges) -> None:
-        self.workloads.links_changed(changes)
-        self._wake()
+        """Interfaces of containers that start and end are news only once the datastore names them."""
+        if changes.addresses:
+            self._on_addresses()
+        others = any(not name.startswith(_COMING_AND_GOING) for name in changes.interfaces)
+        if self.workloads.links_changed(changes) or changes.addresses or others:
+            self._wake()
 
     def _on_nft(self, change: ForeignChange) -> None:
         for writer in self._writers:

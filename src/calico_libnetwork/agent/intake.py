@@ -34,19 +34,23 @@ class Intake:
         for item in items:
             self._put(item.key, item)
 
-    def take(self, events: Iterable[Event]) -> None:
-        for event in events:
-            self._put(event.key, event.current)
+    def take(self, events: Iterable[Event]) -> bool:
+        """Whether one of them concerns anybody here."""
+        concerned = [self._put(event.key, event.current) for event in events]
+        return any(concerned)
 
-    def _put(self, path: str, current: KeyValue | None) -> None:
+    def _put(self, path: str, current: KeyValue | None) -> bool:
         key = kinds.parse_path(path)
         if key is not None:
             resource = _decoded(key, current)
             for consumer in self._resources:
                 consumer.update(key, resource)
-        elif path.startswith(BLOCKS):
+            return True
+        if path.startswith(BLOCKS):
             for blocks in self._blocks:
                 blocks.update_block(path, None if current is None else current.value)
+            return True
+        return False
 
 
 def _decoded(key: ResourceKey, current: KeyValue | None) -> AnyResource | InvalidResource | None:

@@ -9,6 +9,7 @@ neighbours have been written.
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -64,6 +65,7 @@ class Agent:
         router: Router,
         bird: Bird,
         on_routing: Callable[[Routing], None],
+        on_addresses: Callable[[], None],
         programmed: ProgrammedEndpoints,
         report: Report,
         metrics: AgentMetrics,
@@ -78,7 +80,7 @@ class Agent:
         self._wake = asyncio.Event()
         settings = RulesSettings()
         self._ruleset = Ruleset(node=node, settings=settings)
-        self.host = Host(kernel, accept_mark=settings.accept_mark, wake=self._wake.set)
+        self.host = Host(kernel, accept_mark=settings.accept_mark, wake=self._wake.set, on_addresses=on_addresses)
         self._routing = HostRouting(router, kernel, links=self.host.links, bird=bird)
         self._intake = Intake([self._ruleset, router], [router])
         self._keys: dict[str, ResourceKey] = {}  # of the endpoint that holds each interface
@@ -96,10 +98,9 @@ class Agent:
         """Inside the host's context, for ever."""
         self._report.say("waiting for the datastore", ready=False)
         await self._cache.in_sync.wait()
-        self._intake.take_all(self._cache.under("/calico/"))
         unsubscribe = self._cache.subscribe(self._on_events)
-        self.host.distrust()
         try:
+            await self._load()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._resync(), name="resync")
                 await self._reconcile()
@@ -115,11 +116,23 @@ class Agent:
             "findings": [finding.sentence for finding in sorted(self._findings)],
         }
 
-    async def _reconcile(self) -> None:
-        while True:
+    async def _load(self) -> None:
+        """The first round, over everything there is, and none of it garbage: what it makes lives as long as we do."""
+        gc.disable()
+        try:
+            self._intake.take_all(self._cache.under("/calico/"))
+            self.host.distrust()
             self._wake.clear()
             await self._apply()
+            gc.freeze()
+        finally:
+            gc.enable()
+
+    async def _reconcile(self) -> None:
+        while True:
             await self._wake.wait()
+            self._wake.clear()
+            await self._apply()
 
     async def _apply(self) -> None:
         started = time.perf_counter()
@@ -199,8 +212,8 @@ class Agent:
             self._wake.set()
 
     def _on_events(self, events: Sequence[Event]) -> None:
-        self._intake.take(events)
-        self._wake.set()
+        if self._intake.take(events):
+            self._wake.set()
 
 
 def _finding(finding: Finding) -> Shortcoming:

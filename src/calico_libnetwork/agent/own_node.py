@@ -82,7 +82,13 @@ class OwnNode:
         self._wake = asyncio.Event()
 
     def want(self, routing: Routing) -> None:
+        known = self._routing
         self._routing = routing
+        if known is None or _of_node(known) != _of_node(routing):
+            self._wake.set()
+
+    def addresses_changed(self) -> None:
+        """The host's own have: the Node follows them."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -133,6 +139,11 @@ class OwnNode:
         stored = (cast("IPPool", pool) for pool in self._resources.list("IPPool"))
         pools = [ip_network(pool.spec.cidr) for pool in stored if _serves(pool, tunnel)]
         return [pool for pool in pools if pool.version == tunnel.version]
+
+
+def _of_node(routing: Routing) -> tuple[str, frozenset[str]]:
+    """What of it the Node shows."""
+    return routing.decision.mode, routing.tunnels_wanted
 
 
 def _serves(pool: IPPool, tunnel: _Tunnel) -> bool:

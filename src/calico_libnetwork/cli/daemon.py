@@ -160,6 +160,7 @@ class Daemon:
             router=self._router,
             bird=self._bird,
             on_routing=self._on_routing,
+            on_addresses=self._on_addresses,
             programmed=self._programmed,
             report=report,
             metrics=AgentMetrics(self._registry),
@@ -168,6 +169,10 @@ class Daemon:
     def _on_routing(self, routing: Routing) -> None:
         if self._own_node is not None:
             self._own_node.want(routing)
+
+    def _on_addresses(self) -> None:
+        if self._own_node is not None:
+            self._own_node.addresses_changed()
 
     def _veth_mtu(self) -> int:
         """As set, else what fits through the uplink and the encapsulations in use."""

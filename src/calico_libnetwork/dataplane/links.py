@@ -16,6 +16,7 @@ from calico_libnetwork.dataplane import rtnetlink
 from calico_libnetwork.dataplane.kernel import Kernel
 from calico_libnetwork.dataplane.netlink import ROUTE_PROTOCOL, Message, Socket, Subscription
 from calico_libnetwork.dataplane.rtnetlink import AddressInfo, LinkInfo
+from calico_libnetwork.model.names import INTERFACE_PREFIX
 
 _GROUPS = (
     rtnetlink.GROUP_LINK,
@@ -33,7 +34,8 @@ class LinkChanges:
     """What happened since the last report.
 
     ``lost_routes``: interfaces whose routes and neighbours the kernel has dropped, for they went down, went away or
-    are another device now. ``routes`` and ``neighbours``: somebody else changed one; read them again.
+    are another device now. ``addresses``: of interfaces that are no workloads'. ``routes`` and ``neighbours``:
+    somebody else changed one; read them again.
     """
 
     interfaces: set[str] = field(default_factory=set)
@@ -112,8 +114,7 @@ class Links:
         messages, lost = self._subscription.read()
         changes = LinkChanges()
         if self._held is None:
-            for message in messages:
-                self._take(message, changes)
+            self._take_all(messages, changes)
         else:
             self._held += messages
         if lost:
@@ -142,10 +143,17 @@ class Links:
             self._forget(name, changes)
         for link in links:
             self._see(link, changes)
-        for message in held:
-            self._take(message, changes)
+        self._take_all(held, changes)
 
-    def _take(self, message: Message, changes: LinkChanges) -> None:
+    def _take_all(self, messages: list[Message], changes: LinkChanges) -> None:
+        neighbours: set[int] = set()
+        for message in messages:
+            self._take(message, changes, neighbours)
+        # an interface that went down has lost all of its neighbours, which is no news beside that
+        changes.neighbours |= any(self.is_up(self._names.get(index, "")) for index in neighbours)
+
+    def _take(self, message: Message, changes: LinkChanges, neighbours: set[int]) -> None:
+        """``neighbours`` collects the interfaces of those that changed."""
         kind = message.kind
         if kind in (rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK):
             if message.body[0] == _AF_BRIDGE:
@@ -162,7 +170,10 @@ class Links:
                 route = rtnetlink.parse_route(message)
                 changes.routes = route is not None and self._matters(route)
         elif kind in (rtnetlink.RTM_NEWNEIGH, rtnetlink.RTM_DELNEIGH):
-            changes.neighbours = changes.neighbours or self._neighbour_matters(message)
+            neighbour = rtnetlink.parse_neighbour(message)
+            # permanent entries and deletions; the kernel's own comings and goings are too many to look at
+            if neighbour is not None and (neighbour.permanent or kind == rtnetlink.RTM_DELNEIGH):
+                neighbours.add(neighbour.index)
 
     def _take_address(self, message: Message, changes: LinkChanges) -> None:
         address = rtnetlink.parse_address(message)
@@ -173,12 +184,7 @@ class Links:
         else:
             self._addresses.discard(address)
             changes.routes |= address.address.version == 4  # with a device's last one, its routes go unannounced
-        changes.addresses = True
-
-    def _neighbour_matters(self, message: Message) -> bool:
-        """Permanent entries and deletions; the kernel's own comings and goings are too many to look at."""
-        neighbour = rtnetlink.parse_neighbour(message)
-        return neighbour is not None and (neighbour.permanent or message.kind == rtnetlink.RTM_DELNEIGH)
+        changes.addresses |= not self._names.get(address.index, "").startswith(INTERFACE_PREFIX)
 
     def _see(self, link: LinkInfo, changes: LinkChanges) -> None:
         renamed_from = self._names.get(link.index)

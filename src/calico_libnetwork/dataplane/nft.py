@@ -63,11 +63,14 @@ class Nft:
     def is_own(self, generation: int) -> bool:
         return generation in self._own_generations
 
-    async def run(self, program: str) -> None:
-        """One transaction; raises DataplaneError with nft's complaint, and nothing was changed."""
+    async def run(self, *programs: str) -> None:
+        """One transaction each, in order; raises DataplaneError with nft's complaint about the first refused one.
+
+        That one has changed nothing, and those behind it are not tried.
+        """
         self.running += 1
         try:
-            await self._in_thread(self._commit, program)
+            await self._in_thread(self._commit_all, programs)
         finally:
             self.running -= 1
             for callback in self.on_idle:
@@ -91,6 +94,10 @@ class Nft:
             self._library.close()
         if self._socket is not None:
             self._socket.close()
+
+    def _commit_all(self, programs: tuple[str, ...]) -> None:
+        for program in programs:
+            self._commit(program)
 
     def _commit(self, program: str) -> None:
         before = self._generation()

@@ -10,7 +10,7 @@ one transaction too. There is never a moment with less than a complete table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import structlog
 
@@ -99,9 +99,20 @@ class TableWriter:
             _log.warning("nft refused again, replacing the table", table=self._name, error=str(error))
             await self._write(replacement(self.table))
 
+    def take(self, plan: Plan) -> str:
+        """The plan's program, with the table as it will be: who fails to run it has to ``read``."""
+        if not plan:
+            return ""
+        program = render(self.table, plan)
+        plan.settle(self.table)
+        return program
+
     async def _write_difference(self) -> None:
-        await self._write(preparation(self.table))
-        await self._write(difference(self.table))
+        programs = [self.take(preparation(self.table)), self.take(difference(self.table))]
+        try:
+            await self._nft.run(*filter(None, programs))
+        except DataplaneError as error:
+            raise DataplaneError(f"table {self._name}: {error}") from error
 
     async def _write(self, plan: Plan) -> None:
         if not plan:
@@ -111,6 +122,22 @@ class TableWriter:
         except DataplaneError as error:
             raise DataplaneError(f"table {self._name}: {error}") from error
         plan.settle(self.table)
+
+
+async def apply_together(nft: Nft, writers: Sequence[TableWriter]) -> None:
+    """``apply`` of each, in one visit to the kernel as long as nothing is refused."""
+    for writer in writers:
+        if writer.stale:
+            await writer.read()
+    programs = [writer.take(preparation(writer.table)) for writer in writers]
+    programs.append("".join([writer.take(difference(writer.table)) for writer in writers]))
+    try:
+        await nft.run(*filter(None, programs))
+    except DataplaneError as error:
+        _log.warning("nft refused a change, taking the tables one by one", error=str(error))
+        for writer in writers:
+            await writer.read()
+            await writer.apply()
 
 
 def _read_sets(listing: TableListing, desired: Mapping[str, SetSpec]) -> Iterator[tuple[str, SetSpec]]:

@@ -95,14 +95,16 @@ class Workloads:
         endpoint = self._endpoints.get(key)
         return endpoint is not None and all(self._has(endpoint, address) for address in endpoint.addresses)
 
-    def links_changed(self, changes: LinkChanges) -> None:
-        """To be called with what ``Links`` reports, before the next ``apply``."""
+    def links_changed(self, changes: LinkChanges) -> bool:
+        """To be called with what ``Links`` reports. Whether the next ``apply`` may have something to do."""
         if changes.lost_routes:
             self._routes.interfaces_lost(changes.lost_routes)
             self._neighbours.interfaces_lost(changes.lost_routes)
         self._routes.stale |= changes.routes
         self._neighbours.stale |= changes.neighbours
-        self._to_configure |= changes.interfaces & self._by_interface.keys()
+        ours = changes.interfaces & self._by_interface.keys()
+        self._to_configure |= ours
+        return bool(ours) or changes.routes or changes.neighbours
 
     async def apply(self) -> list[Failure]:
         self._links.poll()

@@ -34,13 +34,12 @@ from calico_libnetwork.errors import AddressInUse, AlreadyExists, Conflict, NotF
 from calico_libnetwork.model import documents
 from calico_libnetwork.model.ipam_keys import Address
 from calico_libnetwork.model.kinds import ResourceKey
-from calico_libnetwork.model.names import endpoint_interface
+from calico_libnetwork.model.names import PEER_PREFIX, endpoint_interface
 
 GATEWAY_V4 = IPv4Address("169.254.1.1")
 STATUS_DEADLINE = 2.0
 """Seconds that Join waits for the agent; the endpoint is closed until the agent has opened it, so going on is safe."""
 
-_PEER_PREFIX = "temp"
 _ATTEMPTS = 5
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
@@ -300,7 +299,7 @@ def _user_mac(interface: messages.EndpointInterface) -> str:
 
 def _peer_name(endpoint_id: str) -> str:
     """Of the container's end until Docker moves and renames it."""
-    return _PEER_PREFIX + endpoint_id[:11]
+    return PEER_PREFIX + endpoint_id[:11]
 
 
 def _listed(addresses: frozenset[Address]) -> str:

@@ -8,6 +8,8 @@ from calico_libnetwork.errors import InvalidResource
 
 NAME_LIMIT = 253
 INTERFACE_PREFIX = "cali"
+PEER_PREFIX = "temp"
+"""Of a container's end until Docker moves and renames it."""
 _HANDLE_PREFIX = "libnetwork."
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
