@@ -35,6 +35,7 @@ from calico_libnetwork.datastore.resources import Resources
 from calico_libnetwork.datastore.sqlite import SqliteDatastore
 from calico_libnetwork.docker import assembly, cluster, daemon, scope
 from calico_libnetwork.docker.containers import ContainerTable
+from calico_libnetwork.docker.metrics import CallMetrics
 from calico_libnetwork.docker.network_driver import EndpointParts
 from calico_libnetwork.docker.plugin import Plugin
 from calico_libnetwork.docker.settings import DockerSettings
@@ -74,6 +75,7 @@ class Daemon:
         self._settings = replace(settings, veth_mtu=self._veth_mtu)
         self._plugin = plugin
         self._registry = CollectorRegistry()
+        plugin.on_call = CallMetrics(self._registry).observe
         self._health = Health(self._registry, node=config.nodename)
         self._programmed = ProgrammedEndpoints()
         self._router = Router(

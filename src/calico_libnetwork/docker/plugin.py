@@ -128,7 +128,10 @@ class BadRequest(CalicoError):
 
 
 class Plugin:
-    """Listens between ``start`` and ``stop``; ``attach`` gives it the drivers."""
+    """Listens between ``start`` and ``stop``; ``attach`` gives it the drivers.
+
+    ``on_call`` is told of every call: method, status, seconds.
+    """
 
     def __init__(self, settings: DockerSettings, *, scope: ScopeSource) -> None:
         self._settings = settings
@@ -137,6 +140,7 @@ class Plugin:
         self._obstacle = "its datastore has not been opened yet"
         self._sockets = ExitStack()
         self._runner: web.AppRunner | None = None
+        self.on_call: Callable[[str, int, float], None] = _uncounted
 
     async def start(self) -> None:
         """Raises ``AlreadyExists`` when another instance listens, ``ConfigError`` if the directory is not usable."""
@@ -176,6 +180,8 @@ class Plugin:
             status, result = 413, f"the request's body has more than {_BODY_LIMIT} bytes"
             answer = _failure(result)
         _report(request.path, body, status=status, result=result, started=started)
+        if request.path in ROWS:
+            self.on_call(request.path[1:], status, time.perf_counter() - started)
         if self._settings.log_bodies:
             _log.debug("docker call bodies", method=request.path[1:], request=_text(body), answer=_text(answer))
         return web.Response(body=answer, status=status, headers={"Content-Type": CONTENT_TYPE})
@@ -218,6 +224,10 @@ class Plugin:
             raise DatastoreUnavailable(
                 f"calico-libnetwork is starting and cannot serve yet: {self._obstacle}; try again later"
             ) from None
+
+
+def _uncounted(_method: str, _status: int, _seconds: float) -> None:
+    pass
 
 
 def _decode(path: str, body: bytes) -> messages.Message:
