@@ -300,7 +300,7 @@ class Cluster:
         return [item.key.removeprefix(PREFIX) for item in (await self.datastore.list([PREFIX])).items]
 
     def problems(self) -> list[str]:
-        return [problem for host in self.hosts for problem in host.networks.describe()["problems"]]
+        return [problem for host in self.hosts for problem in host.networks.problems]
 
 
 @asynccontextmanager
@@ -534,7 +534,7 @@ async def test_a_swarm_member_takes_no_part(state: str) -> None:
         second.docker.add("net2")
         await world.settle()
         assert first.docker.names() == ["net1"]
-        assert second.networks.describe() == {"state": "left to Docker's swarm or cluster store"}
+        assert second.networks.off == "left to Docker's swarm or cluster store"
 
 
 async def test_pruning_spares_what_another_host_uses() -> None:

@@ -305,7 +305,7 @@ async def test_a_container_that_is_gone_is_no_problem(tmp_path: Path) -> None:
         here.file().unlink()
         await here.put(E_THERE)
         await here.round()
-        assert "problem" not in here.names.describe()
+        assert not here.names.problem
 
 
 async def test_a_data_directory_that_is_out_of_reach_is_told(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ async def test_a_data_directory_that_is_out_of_reach_is_told(tmp_path: Path) -> 
         here.directory = tmp_path / "elsewhere"
         await here.put(E_THERE)
         await here.round()
-        assert "mount Docker's data directory" in here.names.describe()["problem"]
+        assert "elsewhere/containers is not there; mount it" in here.names.problem
 
 
 async def test_an_endpoint_cannot_name_a_file(tmp_path: Path) -> None:

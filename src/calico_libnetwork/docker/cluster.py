@@ -61,7 +61,12 @@ class Cluster:
 
     def describe(self) -> dict[str, Any]:
         """For the status."""
-        return self.networks.describe() | self.names.describe()
+        return {
+            "state": self.networks.off or "shared with all hosts",
+            "networks": self.networks.names(),
+            "containers with names of other hosts": self.names.count,
+            "problems": [*self.networks.problems, *filter(None, [self.names.problem])],
+        }
 
 
 async def leave(cache: Cache, *, node: str) -> None:

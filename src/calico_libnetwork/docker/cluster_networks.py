@@ -95,8 +95,8 @@ class ClusterNetworks:
         self._clock = clock
         self._wake = asyncio.Event()
         self._kept: set[str] = set()  # ids of networks that are to go when their last container does
-        self._problems: list[str] = []
-        self._off = ""
+        self.problems: list[str] = []
+        self.off = ""
         self._withdrawn: list[tuple[float, ClusterNetwork]] = []
         self._pruned = -math.inf
         cache.subscribe(self._on_events)
@@ -125,18 +125,16 @@ class ClusterNetworks:
         self._pruned = self._clock()
         self._wake.set()
 
-    def describe(self) -> dict[str, Any]:
-        """For the status."""
-        if self._off:
-            return {"state": self._off}
-        return {"networks": sorted(self._networks()), "problems": self._problems}
+    def names(self) -> list[str]:
+        """Of the cluster's networks."""
+        return sorted(self._networks())
 
     async def round(self) -> None:
         """Raises ``DockerUnavailable``, ``DatastoreUnavailable``."""
         info = await self._docker.info()
         kind = kind_of(info)
-        self._off = "left to Docker's swarm or cluster store" if kind.swarm or kind.cluster_store else ""
-        if self._off or not self._cache.connected:
+        self.off = "left to Docker's swarm or cluster store" if kind.swarm or kind.cluster_store else ""
+        if self.off or not self._cache.connected:
             return
         local = [records.local_network(each) for each in await self._docker.networks() if not each.get("ConfigOnly")]
         view = View(local, self._networks(), self._members(), info.get("ID") or "")
@@ -251,9 +249,9 @@ class ClusterNetworks:
     def _tell(self, problems: list[str]) -> None:
         """Each sentence once, when it becomes true."""
         for problem in problems:
-            if problem not in self._problems:
+            if problem not in self.problems:
                 _log.warning("cluster network", problem=problem)
-        self._problems = problems
+        self.problems = problems
 
     def _on_events(self, events: Sequence[Event]) -> None:
         if any(event.key.startswith(records.NETWORKS) for event in events):

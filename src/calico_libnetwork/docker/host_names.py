@@ -33,6 +33,7 @@ PERIOD = 30.0
 _SPACING = 0.1
 """Seconds in which further events become one round."""
 _LIMIT = 4 << 20
+_MISSING = "names of other hosts' containers are missing"
 _ID = re.compile(r"[0-9a-f]{64}")
 _ENDPOINTS = KINDS["WorkloadEndpoint"].prefix
 
@@ -64,7 +65,7 @@ class HostNames:
         self._wake = asyncio.Event()
         self._directory: Path | None = None  # Docker's, of all containers
         self._written: set[str] = set()  # ids of containers whose file holds names of ours
-        self._problem = ""
+        self.problem = ""
         cache.subscribe(self._on_events)
 
     async def run(self) -> None:
@@ -88,11 +89,10 @@ class HostNames:
         self._directory = None
         self._wake.set()
 
-    def describe(self) -> dict[str, Any]:
-        """For the status."""
-        return {"containers with names of other hosts": len(self._written)} | (
-            {"problem": self._problem} if self._problem else {}
-        )
+    @property
+    def count(self) -> int:
+        """Containers whose file holds names of other hosts' containers."""
+        return len(self._written)
 
     async def round(self) -> None:
         """Raises ``DockerUnavailable``."""
@@ -110,9 +110,9 @@ class HostNames:
         files = {each: self._directory / each / "hosts" for each in candidates | wanted.keys() if _ID.fullmatch(each)}
         written, problem = await asyncio.to_thread(_revise, files, wanted)
         self._written = written
-        if problem and problem != self._problem:
-            _log.warning("names of containers on other hosts are missing", reason=problem)
-        self._problem = problem
+        if problem and problem != self.problem:
+            _log.warning("cluster network", problem=problem)
+        self.problem = problem
 
     def _on_events(self, events: Sequence[Event]) -> None:
         if any(event.key.startswith((_ENDPOINTS, HOSTS)) for event in events):
@@ -128,9 +128,9 @@ def _revise(files: Mapping[str, Path], wanted: Mapping[str, Iterable[Entry]]) ->
                 holding.add(container_id)
         except FileNotFoundError:
             if container_id in wanted and not file.parent.parent.is_dir():
-                problem = f"{file.parent.parent} is not there; mount Docker's data directory where the plugin runs"
+                problem = f"{_MISSING}: {file.parent.parent} is not there; mount it where the plugin runs"
         except OSError as error:
-            problem = f"{file} cannot be written: {error.strerror}"
+            problem = f"{_MISSING}: {file} cannot be written ({error.strerror})"
     return holding, problem
 
 
