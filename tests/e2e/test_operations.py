@@ -1,0 +1,87 @@
+"""The operator's commands against what containers and the kernel really do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.conftest import MakeHost
+from tests.e2e.lab import Host, dockers
+from tests.e2e.traffic import FAMILIES, Flow, Resources, Traffic
+
+ONE_DOCKER = pytest.mark.parametrize("docker", dockers()[-1:], ids=str, scope="session")
+
+POLICIES = """
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: database}
+spec:
+  order: 10
+  selector: role == 'database'
+  types: [Ingress]
+  ingress:
+  - {action: Allow, protocol: TCP, source: {selector: role == 'frontend'}, destination: {ports: [3306]}}
+  - {action: Allow, protocol: UDP, source: {selector: role == 'frontend'}, destination: {ports: ['3300:3310']}}
+  - {action: Allow, protocol: ICMPv6, source: {selector: "!has(role)"}}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: frontend}
+spec:
+  order: 20
+  selector: role == 'frontend'
+  types: [Egress]
+  egress:
+  - {action: Deny, protocol: ICMP}
+  - {action: Allow}
+"""
+
+
+@pytest.fixture
+def labelled(make_host: MakeHost) -> Iterator[Traffic]:
+    """A host that copies container labels."""
+    traffic = Traffic(make_host(CALICO_LIBNETWORK_LABEL_ENDPOINTS="true"))
+    yield traffic
+    traffic.close()
+
+
+def explained(host: Host, flow: Flow) -> bool:
+    protocol, _, port = flow.service.partition(" ")
+    words = [flow.source, flow.destination, "--protocol", protocol, f"-{flow.family[-1]}"]
+    result = host.calico_result("explain", *words, *(["--port", port] if port else []))
+    assert result.returncode in (0, 1), result.stderr
+    assert result.stdout.splitlines()[1].startswith("ALLOWED" if result.returncode == 0 else "DENIED")
+    return result.returncode == 0
+
+
+@ONE_DOCKER
+def test_explain_says_what_packets_do(labelled: Traffic) -> None:
+    host = labelled.host
+    host.network("net1", "--ipv6")
+    label = "org.projectcalico.label.role"
+    labelled.workload("frontend", "net1", "--label", f"{label}=frontend")
+    labelled.workload("database", "net1", "--label", f"{label}=database")
+    labelled.workload("stranger", "net1")
+    Resources(host).apply(POLICIES)
+
+    answers = {flow: explained(host, flow) for flow in labelled.flows()}
+    labelled.expect(answers.__getitem__)
+    for protocol in ("tcp", "udp", "icmp"):
+        for family in FAMILIES:
+            seen = {answers[flow] for flow in answers if flow.service.startswith(protocol) and flow.family == family}
+            assert seen == {True, False}, f"{protocol} over {family} was not both allowed and denied"
+
+
+@ONE_DOCKER
+def test_explain_knows_the_host_and_what_is_outside(host: Host) -> None:
+    host.network("net1")
+    host.workload("web", "net1")
+    short_id = host.inspect("web", "{{.Id}}")[:12]
+
+    assert "ALLOWED" in host.calico("explain", host.name, "web")
+    assert "ALLOWED" in host.calico("explain", short_id, "203.0.113.1")
+    denied = host.calico_result("explain", "203.0.113.1", "net1/web", "--port", "80")
+    assert (denied.returncode, "no rule of the endpoint's profiles matched" in denied.stdout) == (1, True)
+    unknown = host.calico_result("explain", "web", "wbe")
+    assert (unknown.returncode, unknown.stderr.startswith("Error: nothing is called wbe")) == (2, True)
