@@ -325,8 +325,11 @@ class Plugin:
     def start(self, **environment: str) -> None:
         if environment:
             self.environment = environment
+        self.launch()
+        wait_for("the plugin to answer on its sockets", self.ready)
+
+    def launch(self) -> None:
         self._process = self.machine.start(str(COMMAND), "run", log=self.log, environment=self.environment)
-        wait_for("the plugin to answer on both sockets", self._ready)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         assert self._process is not None
@@ -336,11 +339,14 @@ class Plugin:
         self.stop(number)
         self.start()
 
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
+        """Whether Docker and the command line both get answers; raises if the process has ended."""
         if not self.running:
             raise RuntimeError(f"the plugin ended:\n{tail(self.log)}")
-        answers = all("NetworkDriver" in ask(path, "/Plugin.Activate") for path in self.sockets)
-        return answers and (self.machine.root / "run/calico-libnetwork/control.sock").exists()
+        return self.answers() and (self.machine.root / "run/calico-libnetwork/control.sock").exists()
+
+    def answers(self) -> bool:
+        return all("NetworkDriver" in ask(path, "/Plugin.Activate") for path in self.sockets)
 
 
 async def _keys(config: Config, prefix: str) -> list[str]:
