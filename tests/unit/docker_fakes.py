@@ -19,7 +19,7 @@ from calico_libnetwork.docker.assembly import Assembly, assemble
 from calico_libnetwork.docker.containers import Container, ContainerTable
 from calico_libnetwork.docker.plugin import Drivers
 from calico_libnetwork.docker.settings import DockerSettings
-from calico_libnetwork.errors import DataplaneError, DockerUnavailable, NotFound
+from calico_libnetwork.errors import DataplaneError, DatastoreUnavailable, DockerUnavailable, NotFound
 from calico_libnetwork.ipam import Ipam
 from calico_libnetwork.model import documents
 from calico_libnetwork.model.kinds import ResourceKey
@@ -93,13 +93,16 @@ class FakeDaemon:
 
 
 class CountingDatastore(MemoryDatastore):
-    """Counts transactions, the round trips that an etcd would see."""
+    """Counts transactions, the round trips that an etcd would see; ``down``, it answers to none."""
 
     def __init__(self) -> None:
         super().__init__()
         self.transactions: list[Transaction] = []
+        self.down = False
 
     async def commit(self, transaction: Transaction) -> Outcome:
+        if self.down:
+            raise DatastoreUnavailable(f"{self.description} does not answer")
         self.transactions.append(transaction)
         return await super().commit(transaction)
 

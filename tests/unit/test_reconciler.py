@@ -13,7 +13,7 @@ import pytest
 
 from calico_libnetwork.docker import messages
 from calico_libnetwork.docker.reconciler import CONFIRMATION, SETTLING, Reconciler, Suspicion
-from calico_libnetwork.errors import DockerUnavailable
+from calico_libnetwork.errors import DatastoreUnavailable, DockerUnavailable
 from calico_libnetwork.model.names import address_handle
 from tests.unit.docker_fakes import NODE, FakeDaemon, Host, running_host
 
@@ -159,3 +159,38 @@ async def test_an_interface_without_an_endpoint_goes(host: Host, reconciling: Re
     clock.now += CONFIRMATION
     assert await reconciling.round() == [Suspicion("interface", "cali0000000000a")]
     assert host.veths.present.keys() == {INTERFACE, "eth0"}
+
+
+async def test_what_docker_removed_during_an_outage_goes_as_soon_as_the_datastore_is_back(
+    host: Host, reconciling: Reconciler
+) -> None:
+    address = await start(host)
+    host.datastore.down = True
+    with pytest.raises(DatastoreUnavailable):
+        await host.drivers.network.delete_endpoint(messages.EndpointRequest(network_id=NETWORK, endpoint_id=ENDPOINT))
+    with pytest.raises(DatastoreUnavailable):
+        await host.drivers.ipam.release_address(messages.ReleaseAddress(pool_id="CalicoPoolIPv4", address=address))
+    assert await reconciling.round() == []
+    await host.assembly.parts.removals.drain()
+    assert INTERFACE not in host.veths.present
+
+    host.datastore.down = False
+    assert [found.kind for found in await reconciling.round()] == ["endpoint"]
+    assert await host.endpoints() == []
+    assert host.ipam.assignments() == []
+    await reconciling.round()
+    assert not host.assembly.parts.departures
+
+
+async def test_an_address_released_in_vain_and_given_out_again_stays(host: Host, reconciling: Reconciler) -> None:
+    """Its release may have reached the datastore although nobody heard of that."""
+    address = await start(host)
+    await host.drivers.network.delete_endpoint(messages.EndpointRequest(network_id=NETWORK, endpoint_id=ENDPOINT))
+    host.datastore.down = True
+    with pytest.raises(DatastoreUnavailable):
+        await host.drivers.ipam.release_address(messages.ReleaseAddress(pool_id="CalicoPoolIPv4", address=address))
+    host.datastore.down = False
+    await host.ipam.release(ip_address(address))
+    await host.drivers.ipam.request_address(messages.RequestAddress(pool_id="CalicoPoolIPv4", address=address))
+    assert await reconciling.round() == []
+    assert len(host.ipam.assignments()) == 1

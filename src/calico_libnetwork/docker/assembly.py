@@ -8,6 +8,7 @@ from typing import Protocol
 
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.docker.containers import ContainerTable
+from calico_libnetwork.docker.departures import Departures
 from calico_libnetwork.docker.endpoints import Endpoint, EndpointIndex, endpoint_key
 from calico_libnetwork.docker.identity import Identities, Questions
 from calico_libnetwork.docker.in_flight import InFlight
@@ -70,6 +71,7 @@ def assemble(
         networks=parts.networks,
         endpoints=parts.endpoints,
         in_flight=parts.in_flight,
+        departures=parts.departures,
         forget=forget,
         interface_exists=interface_exists,
     )
@@ -80,6 +82,8 @@ def assemble(
         networks=parts.networks,
         ipam=ipam,
         in_flight=parts.in_flight,
+        departures=parts.departures,
+        reachable=lambda: cache.connected,
         veths=veths,
         interfaces=interfaces,
         forget=forget,
@@ -103,6 +107,7 @@ def _parts(
         networks=Networks(cache, endpoints, names, node=settings.node, create_profiles=settings.create_profiles),
         labelling=Labelling(settings, cache=cache, endpoints=endpoints, identities=Identities(daemon, table)),
         in_flight=InFlight(),
+        departures=Departures(),
         removals=Removals(veths),
         sandboxes=Sandboxes(settings.run_directory / SANDBOXES_FILE, exists=exists),
     )

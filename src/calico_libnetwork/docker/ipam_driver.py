@@ -20,10 +20,18 @@ import structlog
 
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.docker import messages
+from calico_libnetwork.docker.departures import Departures
 from calico_libnetwork.docker.endpoints import Endpoint, EndpointIndex
 from calico_libnetwork.docker.in_flight import InFlight
 from calico_libnetwork.docker.networks import Networks
-from calico_libnetwork.errors import AddressInUse, AddressNotInPool, InvalidResource, NoPool, Refused
+from calico_libnetwork.errors import (
+    AddressInUse,
+    AddressNotInPool,
+    DatastoreUnavailable,
+    InvalidResource,
+    NoPool,
+    Refused,
+)
 from calico_libnetwork.ipam import Ipam
 from calico_libnetwork.model import kinds
 from calico_libnetwork.model.block import NODE_ATTRIBUTE
@@ -65,6 +73,7 @@ class IpamDriver:
         networks: Networks,
         endpoints: EndpointIndex,
         in_flight: InFlight,
+        departures: Departures,
         forget: Callable[[Endpoint], Awaitable[None]],
         interface_exists: Callable[[str], bool],
         clock: Callable[[], float] = time.monotonic,
@@ -75,6 +84,7 @@ class IpamDriver:
         self._networks = networks
         self._endpoints = endpoints
         self._in_flight = in_flight
+        self._departures = departures
         self._forget = forget
         self._interface_exists = interface_exists
         self._flood = _Flood(clock)
@@ -115,6 +125,7 @@ class IpamDriver:
         else:
             await self._assign(address, wanted, container)
         self._in_flight.start(address, container)
+        self._departures.addresses.discard(address)
         return messages.RequestedAddress(address=f"{address}/{address.max_prefixlen}")
 
     async def release_address(self, request: messages.ReleaseAddress) -> None:
@@ -122,8 +133,15 @@ class IpamDriver:
         address = _given(request.address)
         if address is None:
             return
-        await self._cache.synced()
         self._in_flight.end(address)
+        try:
+            await self._cache.synced()
+            await self._release(address)
+        except DatastoreUnavailable:
+            self._departures.add_address(address)
+            raise
+
+    async def _release(self, address: Address) -> None:
         for endpoint in self._endpoints.holders(address):
             if self._endpoints.is_own(endpoint):
                 await self._forget(endpoint)

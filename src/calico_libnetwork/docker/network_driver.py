@@ -21,6 +21,7 @@ from calico_libnetwork.dataplane.veth import HOST_MAC, Veth, VethSpec, link_loca
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.datastore.protocol import Delete, Put, Transaction, absent, unchanged
 from calico_libnetwork.docker import messages
+from calico_libnetwork.docker.departures import Departures
 from calico_libnetwork.docker.endpoints import Endpoint, EndpointIndex, NewEndpoint, chosen_mac, endpoint_key
 from calico_libnetwork.docker.in_flight import InFlight
 from calico_libnetwork.docker.labelling import Labelling
@@ -30,7 +31,14 @@ from calico_libnetwork.docker.profiles import NETWORK_ID, NETWORK_NAME
 from calico_libnetwork.docker.removals import Removals, Remover
 from calico_libnetwork.docker.sandboxes import Sandboxes
 from calico_libnetwork.docker.settings import DockerSettings
-from calico_libnetwork.errors import AddressInUse, AlreadyExists, Conflict, NotFound, Refused
+from calico_libnetwork.errors import (
+    AddressInUse,
+    AlreadyExists,
+    Conflict,
+    DatastoreUnavailable,
+    NotFound,
+    Refused,
+)
 from calico_libnetwork.model import documents
 from calico_libnetwork.model.ipam_keys import Address
 from calico_libnetwork.model.kinds import ResourceKey
@@ -64,6 +72,7 @@ class EndpointParts:
     networks: Networks
     labelling: Labelling
     in_flight: InFlight
+    departures: Departures
     removals: Removals
     sandboxes: Sandboxes
 
@@ -80,6 +89,7 @@ class NetworkDriver:
         self._networks = parts.networks
         self._labelling = parts.labelling
         self._in_flight = parts.in_flight
+        self._departures = parts.departures
         self._removals = parts.removals
         self._sandboxes = parts.sandboxes
         self._gateways_v6: dict[str, IPv6Address | None] = {}  # of endpoints made by this process
@@ -112,8 +122,13 @@ class NetworkDriver:
         return messages.CreatedEndpoint(interface=answer)
 
     async def delete_endpoint(self, request: messages.EndpointRequest) -> None:
-        await self._cache.synced()
-        await self.remove_endpoint(request.endpoint_id)
+        try:
+            await self._cache.synced()
+            await self.remove_endpoint(request.endpoint_id)
+        except DatastoreUnavailable:
+            self._departures.add_endpoint(request.endpoint_id)
+            self._removals.start(endpoint_interface(request.endpoint_id))  # Docker goes on without us
+            raise
 
     async def remove_endpoint(self, endpoint_id: str) -> None:
         """Whatever is left of an endpoint of this node; nothing left is success."""

@@ -15,11 +15,12 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface
 from typing import Any, Literal, Protocol
 
 import structlog
 
+from calico_libnetwork.docker.departures import Departures
 from calico_libnetwork.docker.endpoints import Endpoint, EndpointIndex
 from calico_libnetwork.docker.in_flight import InFlight
 from calico_libnetwork.docker.networks import Networks
@@ -29,6 +30,8 @@ from calico_libnetwork.model.names import INTERFACE_PREFIX, endpoint_interface, 
 
 PERIOD = 60.0
 """Seconds between two rounds."""
+SOON = 2.0
+"""Seconds between two rounds, or two looks whether the datastore is back, while something waits for it."""
 CONFIRMATION = 45.0
 """Seconds that a suspicion must have lasted."""
 SETTLING = 10.0
@@ -112,7 +115,10 @@ class Veths(Protocol):
 
 
 class Reconciler:
-    """``interfaces`` lists the host's interfaces; ``forget`` deletes an endpoint with its interface."""
+    """``interfaces`` lists the host's interfaces; ``forget`` deletes an endpoint with its interface.
+
+    ``reachable`` says whether the datastore answers, as far as is known.
+    """
 
     def __init__(
         self,
@@ -123,6 +129,8 @@ class Reconciler:
         networks: Networks,
         ipam: Ipam,
         in_flight: InFlight,
+        departures: Departures,
+        reachable: Callable[[], bool],
         veths: Veths,
         interfaces: Callable[[], Iterable[str]],
         forget: Callable[[Endpoint], Awaitable[None]],
@@ -134,23 +142,26 @@ class Reconciler:
         self._networks = networks
         self._ipam = ipam
         self._in_flight = in_flight
+        self._departures = departures
+        self._reachable = reachable
         self._veths = veths
         self._interfaces = interfaces
         self._forget = forget
         self._clock = clock
         self._since: dict[Suspicion, float] = {}
-        self._hurry = asyncio.Event()
+        self._hurry = departures.news
 
     async def run(self) -> None:
-        """For ever: a round now, at every ``hurry`` and every so often."""
+        """For ever: a round now, at every ``hurry`` and every so often; sooner while Docker's word is not kept."""
         while True:
             self._hurry.clear()
             try:
-                await self.round()
+                if self._reachable():
+                    await self.round()
             except DockerUnavailable as error:
                 _log.debug("nothing reconciled", reason=str(error))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PERIOD):
+                async with asyncio.timeout(SOON if self._departures else PERIOD):
                     await self._hurry.wait()
 
     def hurry(self) -> None:
@@ -163,14 +174,21 @@ class Reconciler:
         known = self._networks.own() | {endpoint.network_id for endpoint in self._endpoints.of_node()}
         docker_ids, docker_addresses = read_docker(await self._docker.own_networks(known))
         reading = self._read(docker_ids, docker_addresses)
+        self._departures.keep(endpoints=reading.endpoints, addresses=reading.assigned.keys() - docker_addresses)
         now = self._clock()
         self._since = {found: self._since.get(found, self._first_seen(found, reading)) for found in suspicions(reading)}
         repaired = []
         for found, since in list(self._since.items()):
-            if now - since >= CONFIRMATION and await self._repair(found, reading):
+            if (now - since >= CONFIRMATION or self._is_certain(found)) and await self._repair(found, reading):
                 repaired.append(found)
                 del self._since[found]
         return repaired
+
+    def _is_certain(self, found: Suspicion) -> bool:
+        """Docker itself has said that it goes."""
+        if found.kind == "address":
+            return ip_address(found.subject) in self._departures.addresses
+        return found.kind == "endpoint" and found.subject in self._departures.endpoints
 
     async def _restore_profiles(self) -> None:
         try:
@@ -216,7 +234,7 @@ class Reconciler:
             if found.kind == "endpoint":
                 await self._remove_endpoint(reading.endpoints[found.subject], reading)
             elif found.kind == "address":
-                await self._release(ip_interface(found.subject).ip, reading)
+                await self._release(ip_address(found.subject), reading)
             else:
                 await self._veths.schedule_delete(found.subject)
         except CalicoError as error:

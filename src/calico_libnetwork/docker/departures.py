@@ -1,0 +1,37 @@
+"""What Docker has told to go while the datastore was out of reach.
+
+Docker does not repeat itself: it goes on, and takes endpoint and address for gone. The reconciler finishes this as soon
+as the datastore answers; where this process ended before that, it finds what is left by comparing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+from calico_libnetwork.model.ipam_keys import Address
+
+
+class Departures:
+    """``news`` is set with every one that is added."""
+
+    def __init__(self) -> None:
+        self.endpoints: set[str] = set()
+        self.addresses: set[Address] = set()
+        self.news = asyncio.Event()
+
+    def __bool__(self) -> bool:
+        return bool(self.endpoints or self.addresses)
+
+    def add_endpoint(self, endpoint_id: str) -> None:
+        self.endpoints.add(endpoint_id)
+        self.news.set()
+
+    def add_address(self, address: Address) -> None:
+        self.addresses.add(address)
+        self.news.set()
+
+    def keep(self, *, endpoints: Collection[str], addresses: Collection[Address]) -> None:
+        """What is not among these is settled."""
+        self.endpoints.intersection_update(endpoints)
+        self.addresses.intersection_update(addresses)
