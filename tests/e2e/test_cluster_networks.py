@@ -157,8 +157,11 @@ def test_names_of_other_hosts_resolve_in_the_network_and_nowhere_else(cluster: C
     assert addresses(first, "workload-B", "workload-E") == set()
     assert addresses(first, "workload-B", "workload-E.net1") == set()
 
-    second.docker("rm", "--force", "workload-E")
-    resolves(first, "workload-A", "workload-E", set())
+    second.docker("rename", "workload-E", "workload-G")
+    resolves(first, "workload-A", "workload-G.net1", expected)
+    assert addresses(first, "workload-A", "workload-E") == set()
+    second.docker("rm", "--force", "workload-G")
+    resolves(first, "workload-A", "workload-G", set())
     assert addresses(first, "workload-A", "workload-F.net1")
 
 

@@ -133,6 +133,9 @@ class World:
     table: ContainerTable
     names: HostNames
 
+    async def follow_names(self) -> None:
+        pass
+
     async def info(self) -> Mapping[str, Any]:
         return {"DockerRootDir": str(self.directory)}
 
@@ -203,6 +206,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         table=table,
         endpoints=endpoints,
         members=ClusterMembers(cache, endpoints, node=HERE),
+        own_names=made,
     )
     made.docker_writes()
     await made.put(member(HERE, NET_HERE), member(THERE, NET_THERE), A_HERE)

@@ -224,6 +224,24 @@ async def test_without_labelling_nothing_is_asked_and_the_name_comes_later(tmp_p
     assert "role" not in stored["metadata"]["labels"]
 
 
+async def test_a_renamed_container_has_its_new_name(tmp_path: Path) -> None:
+    daemon = docker()
+    async with running_host(tmp_path, daemon=daemon) as host:
+        await host.drivers.network.create_endpoint(endpoint())
+        host.table.put(WEB)
+        started(daemon)
+        await host.assembly.listener.container_connected(NET, WEB.id)
+        host.transactions()
+        await host.assembly.parts.labelling.follow_names()
+        assert host.transactions() == 0
+        host.table.apply(
+            {"Type": "container", "Action": "rename", "Actor": {"ID": WEB.id, "Attributes": {"name": "/x"}}}
+        )
+        await host.assembly.parts.labelling.follow_names()
+        stored = await host.value(PATH)
+    assert stored["metadata"]["annotations"] == {**ANNOTATIONS, "org.projectcalico.libnetwork/container-name": "x"}
+
+
 async def test_without_labelling_docker_29_gives_the_name_at_once(tmp_path: Path) -> None:
     async with running_host(tmp_path, daemon=docker()) as host:
         host.table.put(WEB)

@@ -234,14 +234,7 @@ class Daemon:
             return {}
         if not self._config.cluster_networks:
             return {"cluster networks": lambda: cluster.leave(cache, node=node)}
-        shared = cluster.Cluster(
-            cache,
-            self._docker,
-            node=node,
-            table=self._containers,
-            endpoints=parts.endpoints,
-            networks=parts.networks,
-        )
+        shared = cluster.Cluster(cache, self._docker, node=node, table=self._containers, parts=parts)
         self._watcher.observe(shared)
         self._health.add_part("cluster networks", shared.describe)
         return {"cluster networks": shared.networks.run, "names of other hosts": shared.names.run}

@@ -11,9 +11,8 @@ from calico_libnetwork.docker.cluster_members import ClusterMembers
 from calico_libnetwork.docker.cluster_networks import ClusterDocker, ClusterNetworks
 from calico_libnetwork.docker.cluster_records import members_prefix
 from calico_libnetwork.docker.containers import ContainerTable
-from calico_libnetwork.docker.endpoints import EndpointIndex
 from calico_libnetwork.docker.host_names import HostDocker, HostNames
-from calico_libnetwork.docker.networks import Networks
+from calico_libnetwork.docker.network_driver import EndpointParts
 
 
 class Docker(ClusterDocker, HostDocker, Protocol):
@@ -30,18 +29,25 @@ class Cluster:
         *,
         node: str,
         table: ContainerTable,
-        endpoints: EndpointIndex,
-        networks: Networks,
+        parts: EndpointParts,
     ) -> None:
-        members = ClusterMembers(cache, endpoints, node=node)
+        members = ClusterMembers(cache, parts.endpoints, node=node)
         self.networks = ClusterNetworks(
             cache,
             docker,
             node=node,
             used_elsewhere=members.used_elsewhere,
-            restore_profiles=networks.restore_profiles,
+            restore_profiles=parts.networks.restore_profiles,
         )
-        self.names = HostNames(cache, node=node, docker=docker, table=table, endpoints=endpoints, members=members)
+        self.names = HostNames(
+            cache,
+            node=node,
+            docker=docker,
+            table=table,
+            endpoints=parts.endpoints,
+            members=members,
+            own_names=parts.labelling,
+        )
 
     def docker_event(self, event: Mapping[str, Any]) -> None:
         match event.get("Type"), event.get("Action"):

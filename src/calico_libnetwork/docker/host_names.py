@@ -46,6 +46,12 @@ class HostDocker(Protocol):
         ...
 
 
+class OwnNames(Protocol):
+    async def follow_names(self) -> None:
+        """This host's endpoints have the current names of their containers."""
+        ...
+
+
 class HostNames:
     def __init__(
         self,
@@ -56,12 +62,14 @@ class HostNames:
         table: ContainerTable,
         endpoints: EndpointIndex,
         members: ClusterMembers,
+        own_names: OwnNames,
     ) -> None:
         self._node = node
         self._docker = docker
         self._table = table
         self._endpoints = endpoints
         self._members = members
+        self._own_names = own_names
         self._wake = asyncio.Event()
         self._directory: Path | None = None  # Docker's, of all containers
         self._written: set[str] = set()  # ids of containers whose file holds names of ours
@@ -101,6 +109,7 @@ class HostNames:
             root = (await self._docker.info()).get("DockerRootDir") or "/var/lib/docker"
             self._directory = Path(root) / "containers"
             candidates = candidates | self._table.ids()  # an earlier life may have left names anywhere
+        await self._own_names.follow_names()
         wanted = entries_by_container(
             self._endpoints.all(),
             self._members.of_endpoint,

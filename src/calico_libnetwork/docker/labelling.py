@@ -88,6 +88,13 @@ class Labelling:
             if container is not None:
                 await self._identify(endpoint, container)
 
+    async def follow_names(self) -> None:
+        """An endpoint has its container's current name, for others to find it by."""
+        for endpoint in self._endpoints.of_node():
+            container = self._identities.with_id(endpoint.container_id) if endpoint.container_id else None
+            if container is not None and container.name != endpoint.container_name:
+                await self._identify(endpoint, container)
+
     def resume(self) -> None:
         """What an earlier process left held."""
         for endpoint in self._endpoints.of_node():
