@@ -1,4 +1,7 @@
-"""Real etcd servers for tests: Debian's etcd-server, one member each, on loopback, with or without TLS and users."""
+"""Real etcd servers for tests: Debian's etcd-server, one member each, with or without TLS and users.
+
+On loopback, or at an address of a network namespace that ``enter`` leads into.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,16 +22,16 @@ from calico_libnetwork.datastore.etcd import EtcdSettings
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """A certificate authority, a server certificate for 127.0.0.1, and client certificates by user name."""
+    """A certificate authority, a server certificate for one address, and client certificates by user name."""
 
     directory: Path
 
     @classmethod
-    def made_in(cls, directory: Path, *users: str) -> Certificates:
+    def made_in(cls, directory: Path, *users: str, address: str = "127.0.0.1") -> Certificates:
         certificates = cls(directory)
         _openssl(directory, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
                  "-subj", "/CN=test authority", "-keyout", "ca.key", "-out", "ca.crt")  # fmt: skip
-        certificates._issue("server", "server", "subjectAltName=IP:127.0.0.1,DNS:localhost")
+        certificates._issue("server", "server", f"subjectAltName=IP:{address},DNS:localhost")
         for user in users:
             certificates._issue(user, user, "extendedKeyUsage=clientAuth")
         return certificates
@@ -57,7 +60,11 @@ class EtcdServer:
         client_certificates: bool = True,
         name: str = "default",
         cluster: dict[str, int] | None = None,
+        address: str = "127.0.0.1",
+        enter: Sequence[str] = (),
     ) -> None:
+        self.address = address
+        self.enter = enter
         self.directory = Path(tempfile.mkdtemp(prefix="etcd-"))
         self.port = free_port()
         self.cluster = cluster or {name: free_port()}
@@ -69,7 +76,7 @@ class EtcdServer:
 
     @property
     def endpoint(self) -> str:
-        return f"{'https' if self.certificates else 'http'}://127.0.0.1:{self.port}"
+        return f"{'https' if self.certificates else 'http'}://{self.address}:{self.port}"
 
     def settings(self, user: str = "", *, username: str = "", password: str = "") -> EtcdSettings:
         """``user`` names a client certificate."""
@@ -90,7 +97,7 @@ class EtcdServer:
         peer = f"http://127.0.0.1:{self.cluster[self.name]}"
         initial = ",".join(f"{name}=http://127.0.0.1:{port}" for name, port in self.cluster.items())
         command = [
-            "etcd", "--name", self.name, "--data-dir", str(self.directory / "data"),
+            *self.enter, "etcd", "--name", self.name, "--data-dir", str(self.directory / "data"),
             "--logger", "zap", "--log-level", "error",
             "--listen-client-urls", self.endpoint, "--advertise-client-urls", self.endpoint,
             "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", initial,
@@ -141,7 +148,7 @@ class EtcdServer:
 
     def control(self, *arguments: str, user: str = "") -> str:
         """etcdctl; ``user`` is a client certificate's name, or name:password."""
-        command = ["etcdctl", "--endpoints", self.endpoint]
+        command = [*self.enter, "etcdctl", "--endpoints", self.endpoint]
         if self.certificates is not None:
             command += ["--cacert", self.certificates.file("ca.crt")]
             name = user if user and ":" not in user else "root"
@@ -153,6 +160,9 @@ class EtcdServer:
         if run.returncode:
             raise RuntimeError(f"etcdctl {arguments}: {run.stderr}")
         return run.stdout
+
+    def keys(self, prefix: str, *, user: str = "") -> list[str]:
+        return self.control("get", "--prefix", "--keys-only", prefix, user=user).split()
 
     def remove(self) -> None:
         self.stop(kill=True)
