@@ -113,6 +113,16 @@ async def test_settings_are_made_right_whenever_the_interface_comes_up(namespace
     assert sysctl.read("ipv4/conf/cali1/proxy_arp") == "1"
 
 
+async def test_settings_changed_by_hand_are_made_right_at_the_next_resync(namespace: Namespace, agent: Agent) -> None:
+    add_veth(namespace, 1)
+    agent.workloads.update(endpoint(1))
+    await agent.apply()
+    sysctl.write("ipv4/conf/cali1/proxy_arp", "0")
+    agent.workloads.distrust()
+    await agent.apply()
+    assert sysctl.read("ipv4/conf/cali1/proxy_arp") == "1"
+
+
 async def test_address_inside_a_local_block_needs_no_advertisement(namespace: Namespace, agent: Agent) -> None:
     add_veth(namespace, 1)
     agent.workloads.update(endpoint(1, "10.65.0.1", "10.99.0.1"))

@@ -99,7 +99,8 @@ class Host:
 
     def distrust(self) -> None:
         """The next ``apply`` reads everything anew before it decides what to write."""
-        self._routes.stale = self._neighbours.stale = self._firewall_stale = True
+        self._firewall_stale = True
+        self.workloads.distrust()
         for writer in self._writers:
             writer.stale = True
 

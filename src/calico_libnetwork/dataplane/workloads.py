@@ -106,6 +106,11 @@ class Workloads:
         self._to_configure |= ours
         return bool(ours) or changes.routes or changes.neighbours
 
+    def distrust(self) -> None:
+        """The next ``apply`` reads everything anew, the settings of interfaces included."""
+        self._routes.stale = self._neighbours.stale = True
+        self._to_configure |= self._by_interface.keys()
+
     async def apply(self) -> list[Failure]:
         self._links.poll()
         if self._routes.stale:
