@@ -85,3 +85,46 @@ def test_explain_knows_the_host_and_what_is_outside(host: Host) -> None:
     assert (denied.returncode, "no rule of the endpoint's profiles matched" in denied.stdout) == (1, True)
     unknown = host.calico_result("explain", "web", "wbe")
     assert (unknown.returncode, unknown.stderr.startswith("Error: nothing is called wbe")) == (2, True)
+
+
+TRACES = "nft list ruleset; iptables-save; ip6tables-save; ip route; ip -6 route; ls /var/lib /run /run/docker/plugins"
+
+
+def traces(host: Host) -> list[str]:
+    lines = host.machine.run("sh", "-c", TRACES).splitlines()
+    return [line for line in lines if "calico" in line or "proto 80" in line or "cali" in line]
+
+
+def test_uninstall_leaves_nothing_and_goes_only_when_nothing_needs_it(make_host: MakeHost) -> None:
+    host = make_host()
+    host.network("net1", "--ipv6")
+    host.workload("web", "net1")
+    assert "calico-libnetwork runs here" in host.calico_result("uninstall", "--yes").stderr
+    host.plugin.stop()
+    assert "Docker has Calico networks (net1)" in host.calico_result("uninstall", "--yes").stderr
+
+    host.plugin.start()
+    host.clear()
+    host.plugin.stop()
+    assert traces(host)
+    assert host.calico("uninstall", "--yes").endswith("IP forwarding stays as it is")
+    assert traces(host) == []
+
+    host.plugin.start()
+    host.network("net1")
+    host.workload("web", "net1")
+    host.machine.run("ping", "-c", "1", "-W", "1", host.ipv4("web", "net1"))
+
+
+@ONE_DOCKER
+def test_status_shows_pools_and_networks_of_a_working_host(host: Host) -> None:
+    host.network("net1")
+    host.workload("web", "net1")
+    lines = [line.split(maxsplit=1) for line in host.calico("status").splitlines()]
+    shown = {words[0]: words[-1] for words in lines}
+    assert shown["ready"].startswith(f"node {host.name}, version")
+    assert shown["docker"].startswith("answers")
+    assert shown["routing"].startswith("direct")
+    assert shown["networks"] == "net1  1 endpoints on 1 nodes"
+    assert shown["findings"] == "none"
+    assert f"| {host.name} " in host.calico("node", "status")

@@ -13,6 +13,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from calico_libnetwork.cli.session import SOCKET
+from calico_libnetwork.cli.status import ask
 from calico_libnetwork.datastore import serve
 from calico_libnetwork.datastore.protocol import Datastore
 from calico_libnetwork.health import Health
@@ -54,6 +55,7 @@ def running_process(
     try:
         yield
     finally:
+        ask(directory / SOCKET, "/status")  # connections are accepted in order: none is left half made
         loop.call_soon_threadsafe(stop.set)
         thread.join()
         loop.close()

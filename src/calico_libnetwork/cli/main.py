@@ -25,6 +25,7 @@ _COMMANDS = {
     "replace": (_RESOURCES, "replace", "Replace existing resources from files."),
     "validate": (_RESOURCES, "validate", "Check files of resources without writing anything."),
     "status": ("calico_libnetwork.cli.status", "status", "Show whether everything works, on one screen."),
+    "uninstall": ("calico_libnetwork.cli.uninstall", "uninstall", "Remove what the agent made on this host."),
     "run": ("calico_libnetwork.cli.run", "run", "Run the plugin and the agent in the foreground."),
 }
 

@@ -45,6 +45,16 @@ def ensure(kernel: Socket, wanted: IpipDevice) -> list[Failure]:
     return []
 
 
+def release(kernel: Socket) -> None:
+    """For uninstalling: as the kernel made it, down and without an address."""
+    try:
+        link = rtnetlink.parse_link(kernel.ask(rtnetlink.get_link(IPIP_INTERFACE)))
+    except KernelRefused:
+        return
+    _set_address(kernel, link.index, None)
+    kernel.do(rtnetlink.set_link(link.index, up=False))
+
+
 def _set_address(kernel: Socket, index: int, wanted: IPv4Address | None) -> None:
     held = set()
     for message in kernel.dump(*rtnetlink.list_addresses(index)):
