@@ -184,8 +184,8 @@ async def test_what_docker_removed_during_an_outage_goes_as_soon_as_the_datastor
 
 async def test_an_address_released_in_vain_and_given_out_again_stays(host: Host, reconciling: Reconciler) -> None:
     """Its release may have reached the datastore although nobody heard of that."""
-    address = await start(host)
-    await host.drivers.network.delete_endpoint(messages.EndpointRequest(network_id=NETWORK, endpoint_id=ENDPOINT))
+    requested = await host.drivers.ipam.request_address(messages.RequestAddress(pool_id="CalicoPoolIPv4"))
+    address = requested.address.partition("/")[0]
     host.datastore.down = True
     with pytest.raises(DatastoreUnavailable):
         await host.drivers.ipam.release_address(messages.ReleaseAddress(pool_id="CalicoPoolIPv4", address=address))

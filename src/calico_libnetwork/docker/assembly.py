@@ -19,6 +19,7 @@ from calico_libnetwork.docker.networks import Networks
 from calico_libnetwork.docker.plugin import Drivers
 from calico_libnetwork.docker.reconciler import DockerView, Reconciler
 from calico_libnetwork.docker.removals import Removals
+from calico_libnetwork.docker.returns import Returns
 from calico_libnetwork.docker.sandboxes import Sandboxes
 from calico_libnetwork.docker.settings import DockerSettings
 from calico_libnetwork.docker.watcher import DaemonListener, DockerNames
@@ -58,7 +59,7 @@ def assemble(
     interfaces: Callable[[], Iterable[str]],
     interface_exists: Callable[[str], bool] = interface_exists,
 ) -> Assembly:
-    parts = _parts(settings, cache=cache, veths=veths, daemon=daemon, table=table)
+    parts = _parts(settings, cache=cache, ipam=ipam, veths=veths, daemon=daemon, table=table)
     network = NetworkDriver(settings, parts, cache=cache, veths=veths, status=status)
 
     async def forget(endpoint: Endpoint) -> None:
@@ -72,6 +73,7 @@ def assemble(
         endpoints=parts.endpoints,
         in_flight=parts.in_flight,
         departures=parts.departures,
+        returns=parts.returns,
         forget=forget,
         interface_exists=interface_exists,
     )
@@ -94,7 +96,7 @@ def assemble(
 
 
 def _parts(
-    settings: DockerSettings, *, cache: Cache, veths: Veths, daemon: Questions, table: ContainerTable
+    settings: DockerSettings, *, cache: Cache, ipam: Ipam, veths: Veths, daemon: Questions, table: ContainerTable
 ) -> EndpointParts:
     endpoints = EndpointIndex(cache, node=settings.node)
     names = DockerNames(daemon, table)
@@ -108,6 +110,7 @@ def _parts(
         labelling=Labelling(settings, cache=cache, endpoints=endpoints, identities=Identities(daemon, table)),
         in_flight=InFlight(),
         departures=Departures(),
+        returns=Returns(node=settings.node, ipam=ipam, endpoints=endpoints),
         removals=Removals(veths),
         sandboxes=Sandboxes(settings.run_directory / SANDBOXES_FILE, exists=exists),
     )

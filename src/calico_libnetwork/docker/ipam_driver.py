@@ -24,6 +24,7 @@ from calico_libnetwork.docker.departures import Departures
 from calico_libnetwork.docker.endpoints import Endpoint, EndpointIndex
 from calico_libnetwork.docker.in_flight import InFlight
 from calico_libnetwork.docker.networks import Networks
+from calico_libnetwork.docker.returns import Returns
 from calico_libnetwork.errors import (
     AddressInUse,
     AddressNotInPool,
@@ -74,6 +75,7 @@ class IpamDriver:
         endpoints: EndpointIndex,
         in_flight: InFlight,
         departures: Departures,
+        returns: Returns,
         forget: Callable[[Endpoint], Awaitable[None]],
         interface_exists: Callable[[str], bool],
         clock: Callable[[], float] = time.monotonic,
@@ -85,6 +87,7 @@ class IpamDriver:
         self._endpoints = endpoints
         self._in_flight = in_flight
         self._departures = departures
+        self._returns = returns
         self._forget = forget
         self._interface_exists = interface_exists
         self._flood = _Flood(clock)
@@ -129,9 +132,9 @@ class IpamDriver:
         return messages.RequestedAddress(address=f"{address}/{address.max_prefixlen}")
 
     async def release_address(self, request: messages.ReleaseAddress) -> None:
-        """What is not assigned, not ours, or in no pool is released already."""
+        """What is not assigned, not ours, in no pool or gone with its endpoint is released already."""
         address = _given(request.address)
-        if address is None:
+        if address is None or self._returns.is_done(address):
             return
         self._in_flight.end(address)
         try:
@@ -145,20 +148,7 @@ class IpamDriver:
         for endpoint in self._endpoints.holders(address):
             if self._endpoints.is_own(endpoint):
                 await self._forget(endpoint)
-        others = self._endpoints.holders(address)
-        if others:
-            _log.warning("released address is in use by another, kept", address=str(address), owner=others[0].owner)
-            return
-        assignment = self._ipam.assignment(address)
-        if assignment is None:
-            return
-        # the plugin that this one replaces assigned without a handle
-        if assignment.handle and not is_address_handle(assignment.handle, self._node):
-            _log.warning(
-                "released address is assigned to another, kept", address=str(address), handle=assignment.handle
-            )
-            return
-        await self._ipam.release(address, handle=assignment.handle, sequence=assignment.sequence)
+        await self._returns.release(address)
 
     def _attributes(self, container: str) -> dict[str, str]:
         """``container`` as Docker 29 names it; people see it in ``ipam show --ip``."""

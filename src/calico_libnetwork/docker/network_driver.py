@@ -8,6 +8,7 @@ process has never seen: what counts is the datastore, which every call reads fro
 
 from __future__ import annotations
 
+import contextlib
 import re
 import uuid
 from contextlib import AsyncExitStack
@@ -29,6 +30,7 @@ from calico_libnetwork.docker.labels import NOTHING_KNOWN
 from calico_libnetwork.docker.networks import Networks, timestamp
 from calico_libnetwork.docker.profiles import NETWORK_ID, NETWORK_NAME
 from calico_libnetwork.docker.removals import Removals, Remover
+from calico_libnetwork.docker.returns import Returns
 from calico_libnetwork.docker.sandboxes import Sandboxes
 from calico_libnetwork.docker.settings import DockerSettings
 from calico_libnetwork.errors import (
@@ -36,6 +38,7 @@ from calico_libnetwork.errors import (
     AlreadyExists,
     Conflict,
     DatastoreUnavailable,
+    InvalidResource,
     NotFound,
     Refused,
 )
@@ -73,6 +76,7 @@ class EndpointParts:
     labelling: Labelling
     in_flight: InFlight
     departures: Departures
+    returns: Returns
     removals: Removals
     sandboxes: Sandboxes
 
@@ -90,6 +94,7 @@ class NetworkDriver:
         self._labelling = parts.labelling
         self._in_flight = parts.in_flight
         self._departures = parts.departures
+        self._returns = parts.returns
         self._removals = parts.removals
         self._sandboxes = parts.sandboxes
         self._gateways_v6: dict[str, IPv6Address | None] = {}  # of endpoints made by this process
@@ -124,6 +129,7 @@ class NetworkDriver:
     async def delete_endpoint(self, request: messages.EndpointRequest) -> None:
         try:
             await self._cache.synced()
+            await self._delete_with_addresses(request.endpoint_id)
             await self.remove_endpoint(request.endpoint_id)
         except DatastoreUnavailable:
             self._departures.add_endpoint(request.endpoint_id)
@@ -137,6 +143,14 @@ class NetworkDriver:
         self._gateways_v6.pop(endpoint_id, None)
         await self._delete(endpoint_key(self._settings.node, endpoint_id))
         self._removals.start(endpoint_interface(endpoint_id))
+
+    async def _delete_with_addresses(self, endpoint_id: str) -> None:
+        """Unless IPAM's data cannot be read: then the endpoint goes alone."""
+        key = endpoint_key(self._settings.node, endpoint_id)
+        endpoint = self._endpoints.get(key)
+        if endpoint is not None:
+            with contextlib.suppress(InvalidResource):
+                await self._returns.with_endpoint(key, endpoint)
 
     async def _delete(self, key: ResourceKey) -> None:
         for _ in range(_ATTEMPTS):

@@ -15,7 +15,7 @@ from ipaddress import ip_network
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.errors import InvalidResource
 from calico_libnetwork.ipam.assigning import Assign, AutoAssign
-from calico_libnetwork.ipam.releasing import Release, ReleaseAffinity, ReleaseHandle
+from calico_libnetwork.ipam.releasing import Release, ReleaseAffinity, ReleaseHandle, ReleaseWith
 from calico_libnetwork.ipam.view import PREFIXES, View
 from calico_libnetwork.ipam.writer import Writer
 from calico_libnetwork.model.block import NODE_ATTRIBUTE, Allocation, Block, Owner
@@ -68,6 +68,14 @@ class Ipam:
         Raises ``AddressInUse`` if it is assigned under another handle or sequence number than the given one.
         """
         return await self._writer.submit(Release(address, handle, sequence))
+
+    async def release_with(self, key: str, assignments: Sequence[Assignment]) -> bool:
+        """Deletes what is under ``key``, which the cache has to hold, and releases ``assignments`` with it.
+
+        False if there is nothing under ``key``: then nothing is released. An assignment that has changed is kept.
+        """
+        releases = tuple(Release(each.address, each.handle, each.sequence) for each in assignments)
+        return await self._writer.submit(ReleaseWith(key, releases))
 
     async def release_handle(self, handle: str) -> list[Address]:
         released, more = await self._writer.submit(ReleaseHandle(handle))

@@ -79,11 +79,12 @@ class Draft:
         self._stored: dict[str, Block] = {}
         self._handles: dict[str, Handle] = {}
         self._affinities: dict[str, AffinityState | None] = {}
+        self._deleted: set[str] = set()  # of other kinds
 
     @property
     def room(self) -> int:
         """How many more keys the transaction can take, after what one more request may need."""
-        operations = len(self._written) + len(self._handles) + len(self._affinities)
+        operations = len(self._written) + len(self._handles) + len(self._affinities) + len(self._deleted)
         return TRANSACTION_LIMIT - _MARGIN - max(len(self._compares), operations)
 
     @property
@@ -195,6 +196,14 @@ class Draft:
         key = handle_key(handle)
         return self._handles.get(key) or self.view.handle(key)
 
+    def delete(self, key: str) -> bool:
+        """Of an object that is none of IPAM's. Returns whether it exists."""
+        self.expect(key)
+        if self.view.get(key) is None:
+            return False
+        self._deleted.add(key)
+        return True
+
     def transaction(self) -> Transaction:
         operations: list[Operation] = []
         for key in sorted(self._written):
@@ -210,6 +219,7 @@ class Draft:
             stored = self.view.get(key)
             value = None if state is None else encode_affinity(state, stored.value if stored else b"")
             operations += self._operation(key, value)
+        operations += (Delete(key) for key in sorted(self._deleted))
         return Transaction(tuple(self._compares.values()), operations)
 
     def remember(self, revision: int) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
-from calico_libnetwork.errors import AddressInUse, IpamError
+from calico_libnetwork.errors import AddressInUse, InvalidResource, IpamError
 from calico_libnetwork.ipam.assigning import find_block, release_unselected
 from calico_libnetwork.ipam.draft import Draft
 from calico_libnetwork.model import block as blocks
@@ -41,6 +42,26 @@ class Release:
         after = _free(draft, block, (allocation.ordinal,))
         if allocation.owner.handle is not None:
             draft.take_from_handle(allocation.owner.handle, after, 1)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseWith:
+    """The object under ``key`` is deleted, and what was assigned for it released, at one revision."""
+
+    key: str
+    releases: tuple[Release, ...]
+
+    def apply(self, draft: Draft) -> bool:
+        """False if there is no such object, and so nothing to release with it.
+
+        An address that has found another owner, or whose block nobody can read, does not keep the object.
+        """
+        if not draft.delete(self.key):
+            return False
+        for release in self.releases:
+            with contextlib.suppress(AddressInUse, InvalidResource):
+                release.apply(draft)
         return True
 
 
