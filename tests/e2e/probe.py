@@ -1,7 +1,8 @@
 """Runs inside a container's network, started by traffic.py: answers, asks once, or keeps asking. Standard library only.
 
 ``serve PORT`` echoes UDP of both families. ``ask`` reads ``[[service, address], ...]`` and prints a list of booleans.
-``insist ADDRESS PORT`` opens a new UDP flow twenty times a second and prints ``sent`` and ``answered`` for each.
+``insist ADDRESS PORT SECONDS`` opens up to twenty UDP flows a second, gives each those seconds to be answered,
+and prints ``sent`` and ``answered`` for each.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ def ask() -> None:
         print(json.dumps(list(pool.map(lambda question: _answered(*question), questions))))
 
 
-def insist(address: str, port: str) -> None:
+def insist(address: str, port: str, seconds: str) -> None:
     while True:
         started = time.monotonic()
         print("sent", flush=True)
-        with _udp(address, int(port), INTERVAL) as connection:
+        with _udp(address, int(port), float(seconds)) as connection:
             if _reply(connection):
                 print("answered", flush=True)
         time.sleep(max(0.0, started + INTERVAL - time.monotonic()))

@@ -36,6 +36,23 @@ class Flow(NamedTuple):
     family: str
 
 
+@dataclass(frozen=True)
+class Tally:
+    """Of flows, as their senders write it down; one file per family."""
+
+    logs: Sequence[Path]
+
+    @property
+    def sent(self) -> int:
+        """In the family that is behind."""
+        return min(log.read_text().count("sent") for log in self.logs)
+
+    @property
+    def unanswered(self) -> int:
+        """In the family that is worse off; the last flow may still get its answer."""
+        return max(log.read_text().count("sent") - log.read_text().count("answered") for log in self.logs)
+
+
 @dataclass
 class Traffic:
     """``workload`` starts a container that takes part; ``close`` ends what serves UDP for them."""
@@ -90,6 +107,21 @@ class Traffic:
 
         wait_for("exactly the allowed flows to pass", lambda: not wrong(), seconds=4, found=lambda: "\n".join(wrong()))
 
+    @contextmanager
+    def insisting(self, source: str, destination: str, *, patience: float) -> Iterator[Tally]:
+        """New UDP flows all along, in both families, each of which is given ``patience`` seconds."""
+        tally = Tally([self.host.machine.directory / f"{source}.{family}.log" for family in FAMILIES])
+        running = []
+        for family, log in zip(FAMILIES, tally.logs, strict=True):
+            log.unlink(missing_ok=True)
+            probe = (sys.executable, PROBE, "insist", self.address(destination, family), UDP_PORT, str(patience))
+            running.append(self.host.machine.start(*self.inside(source), *probe, log=log))
+        try:
+            yield tally
+        finally:
+            for process in running:
+                process.stop()
+
     def close(self) -> None:
         for server in self._servers:
             server.stop(signal.SIGKILL)
@@ -134,8 +166,8 @@ class Resources:
     _applied: list[str] = field(default_factory=list)
 
     def apply(self, documents: str) -> None:
-        self._applied.append(documents)
         self.host.calico("apply", "-f", "-", text=documents)
+        self._applied.append(documents)
 
     def delete(self, documents: str) -> None:
         self.host.calico("delete", "-f", "-", text=documents)
