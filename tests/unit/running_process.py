@@ -30,6 +30,7 @@ PARTS: dict[str, Any] = {
     "docker": {"where": "unix:///var/run/docker.sock", "answers": True},
     "dataplane": "built-in",
     "agent": {"endpoints": 0, "programmed": 0, "failures": [], "findings": []},
+    "obstacles": [],
     "routing": ROUTING,
 }
 

@@ -235,6 +235,7 @@ def test_the_screen_shows_pools_networks_and_findings(calico: Command, tmp_path:
         "pools        default-ipv4-ippool  192.168.0.0/16  2 (0%) of 65536 in use",
         "networks     net1  2 endpoints on 2 nodes",
         "refused      none",
+        "obstacles    none",
         "findings     GlobalNetworkPolicy(p): http is not enforced",
     ]
     assert told["networks"] == [{"name": "net1", "endpoints": 2, "nodes": 2}]

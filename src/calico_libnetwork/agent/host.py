@@ -111,6 +111,10 @@ class Host:
         )
         return [*tables, *workloads, *firewall]
 
+    async def obstacles(self) -> list[str]:
+        """Firewalls of others that may drop what policy accepts, each with what opens them."""
+        return await self._firewall.obstacles()
+
     async def remove(self) -> None:
         """For uninstalling: our tables and our rule in Docker's firewall."""
         await self._firewall.remove()

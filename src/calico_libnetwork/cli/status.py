@@ -119,6 +119,7 @@ def _screen(answer: Mapping[str, Any], pools: Sequence[Usage], networks: Sequenc
     yield from _part("pools", [_pool(pool) for pool in pools])
     yield from _part("networks", [_network(network) for network in networks])
     yield from _part("refused", answer["agent"]["failures"])
+    yield from _part("obstacles", answer["obstacles"])
     shared = answer.get("cluster networks", {})
     yield from _part("findings", [*answer["agent"]["findings"], *shared.get("problems", ())])
 
