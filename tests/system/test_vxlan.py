@@ -192,3 +192,17 @@ async def test_a_refused_device_is_a_failure_with_a_name_and_is_tried_again(lab:
     assert "cannot be set up" in failure.reason
     a.namespace.run("ip", "link", "del", "other")
     assert await a.vxlan.apply(state.desired().vxlan) == []
+
+
+async def test_a_pool_that_changes_its_mode_is_rerouted_at_once_in_both_families(lab: Lab) -> None:
+    workload = await start(lab, "CrossSubnet")
+    for mode, way in (
+        ("Always", "dev vxlan-v6.calico"),
+        ("CrossSubnet", "dev eth0"),
+        ("Always", "dev vxlan-v6.calico"),
+    ):
+        lab.tell(pool("pool4", "10.66.0.0/16", vxlanMode=mode), pool("pool6", "fd66::/48", vxlanMode=mode))
+        await lab.sync()
+        assert way in lab.hosts["a"].route("fd66::40/122")
+        for address in WORKLOADS["b"]:
+            workload["a"].run("ping", "-c1", "-W2", address)

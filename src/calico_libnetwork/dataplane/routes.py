@@ -138,6 +138,7 @@ class Routes:
         if self.stale:
             await self.read()
         ready = [route for route in self._delta.changes().values() if self._ready(route)]
+        ready.sort(key=lambda route: route.gateway is not None)  # a gateway has to be reachable before it is one
         failures: list[Failure | None] = []
         if ready:
             requests = [rtnetlink.replace_route(self._info(route)) for route in ready]

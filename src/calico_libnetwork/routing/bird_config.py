@@ -28,6 +28,7 @@ HOLD_SECONDS = 90
 CONNECT_SECONDS = 2
 GRACEFUL_RESTART_SECONDS = 120
 RECOVERY_SECONDS = 30
+RETOLD_METRIC = 100
 _IGNORED_INTERFACES = ("cali*", "docker*", "br-*", "veth*", "vxlan*", "tunl0")
 
 
@@ -178,7 +179,9 @@ class _Rendering:
     def _export(self, family: Family, *, external: bool) -> list[str]:
         """What peers hear: own blocks, own borrowed addresses, and what other peers said of the pools.
 
-        Inside the cluster an encapsulated pool's routes come from the datastore, so only outsiders hear of them.
+        Inside the cluster an encapsulated pool's routes come from the datastore, so only outsiders hear of them. An
+        outsider who hears a route from its own node too prefers that: a router between subnets that sent packets for
+        one node to another, which sends them by this router, would send them in a circle.
         """
         hidden = _set(pool.network for pool in self._pools(family) if pool.disable_export)
         shown = _set(
@@ -195,6 +198,7 @@ class _Rendering:
             *([f"if net ~ {hidden} then reject;"] if hidden else []),
             f"if !(net ~ {shown}) then reject;",
             *communities,
+            *([f"if source = RTS_BGP then bgp_med = {RETOLD_METRIC};"] if external else []),
             "if source = RTS_BGP || (source = RTS_STATIC && dest = RTD_BLACKHOLE) then accept;",
             "if source != RTS_INHERIT || !defined(krt_source) || krt_source != 80 then reject;",
             'if dest = RTD_BLACKHOLE || ifname ~ "cali*" then accept;',

@@ -89,6 +89,11 @@ class Destinations:
         owner = self._first(set(claims.values()))
         return None if owners is None and self._covered(destination, owner) else owner
 
+    def claimant(self, destination: IPNetwork) -> str | None:
+        """The node that has this one address, be it borrowed or not."""
+        claims = self._claims.get(destination)
+        return None if claims is None else self._first(set(claims.values()))
+
     def _covered(self, host: IPNetwork, node: str) -> bool:
         """Whether the address lies in a block of its own node."""
         number, bits = int(host.network_address), host.max_prefixlen

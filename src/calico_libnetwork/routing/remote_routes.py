@@ -120,7 +120,22 @@ def routes(
 ) -> Iterator[tuple[IPNetwork, Route | None, Finding | None]]:
     for destination in destinations:
         owner = known.owner(destination)
-        yield (destination, None, None) if owner is None else (destination, *route_to(destination, owner, around))
+        if owner is None:
+            yield destination, _to_gateway(destination, known.claimant(destination), around), None
+        else:
+            yield destination, *route_to(destination, owner, around)
+
+
+def _to_gateway(destination: IPNetwork, owner: str | None, around: Surroundings) -> Route | None:
+    """IPv6 refuses a gateway that another device leads to, as the route of its block may until it is replaced."""
+    other = around.others.get(owner or "")
+    if destination.version == 4 or other is None:
+        return None
+    gateway = other.vxlan_addresses.get(6)
+    if gateway is None or host_network(gateway) != destination:
+        return None
+    route, _ = route_to(destination, other.name, around)
+    return route if route is not None and route.kind == "unicast" and route.gateway is None else None
 
 
 def _inside(network: IPNetwork, outer: IPNetwork) -> bool:
