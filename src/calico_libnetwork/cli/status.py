@@ -118,6 +118,9 @@ def _screen(answer: Mapping[str, Any], pools: Sequence[Usage], networks: Sequenc
     yield from _part("routing", [*_routing(answer)])
     yield from _part("pools", [_pool(pool) for pool in pools])
     yield from _part("networks", [_network(network) for network in networks])
+    shared = answer.get("cluster networks")
+    if shared is not None:
+        yield from _part("cluster", [f"networks are {shared['state']}", *shared["problems"]])
     yield from _part("refused", answer["agent"]["failures"])
     yield from _part("obstacles", answer["obstacles"])
     shared = answer.get("cluster networks", {})
