@@ -1,4 +1,4 @@
-"""Three hosts of two Docker releases and one etcd: a network made on one is there on all, and names work across."""
+"""Three hosts of three Docker releases and one etcd: a network made on one is there on all, and names work across."""
 
 from __future__ import annotations
 
@@ -6,48 +6,30 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pytest
 
-from tests.e2e.lab import Docker, Host, Lab, dockers
-from tests.e2e.machine import Process, wait_for
+from tests.e2e.etcd import etcd_in
+from tests.e2e.lab import Host, Lab, dockers
+from tests.e2e.machine import wait_for
+from tests.etcd_server import EtcdServer
 
 SOON = 2.0
 """Seconds within which a network, or a name, has to be there."""
-ETCD = "http://172.30.0.1:2379"
-
-
-@dataclass
-class Etcd:
-    lab: Lab
-    process: Process | None = None
-
-    def start(self) -> None:
-        directory = self.lab.directory / "etcd"
-        address = ["--listen-client-urls", ETCD, "--advertise-client-urls", ETCD]
-        peers = ["--listen-peer-urls", "http://127.0.0.1:2380"]
-        command = ["etcd", "--data-dir", str(directory), "--logger", "zap", "--log-level", "error", *address, *peers]
-        self.process = self.lab.fabric.start(*command, log=self.lab.directory / "etcd.log")
-        wait_for("etcd to answer", lambda: self.control("get", "/none") is not None)
-
-    def stop(self) -> None:
-        assert self.process is not None
-        self.process.stop()
-
-    def control(self, *arguments: str) -> str | None:
-        result = self.lab.fabric.try_run("env", "ETCDCTL_API=3", "etcdctl", "--endpoints", ETCD, *arguments)
-        return result.stdout.strip() if result.returncode == 0 else None
-
-    def keys(self, prefix: str) -> list[str]:
-        return (self.control("get", "--prefix", "--keys-only", prefix) or "").split()
+PRIVATE = "/calico-libnetwork/v1/"
 
 
 @dataclass
 class Cluster:
     hosts: list[Host]
-    etcd: Etcd
+    etcd: EtcdServer
+
+    def keys(self, prefix: str) -> list[str]:
+        return self.etcd.control("get", "--prefix", "--keys-only", prefix).split()
 
     def everywhere(self, condition: Callable[[Host], bool], what: str, *, seconds: float = SOON) -> None:
         for host in self.hosts:
@@ -66,6 +48,15 @@ def is_empty(host: Host) -> bool:
     return networks(host) == []
 
 
+def told(host: Host) -> dict[str, Any]:
+    """What the plugin says of the cluster's networks."""
+    return dict(json.loads(host.calico("status", "--output", "json"))["cluster networks"])
+
+
+def problem(host: Host) -> str:
+    return "; ".join(told(host)["problems"])
+
+
 def addresses(host: Host, container: str, name: str) -> set[str]:
     """What the container's resolver finds, in both families; empty if nothing."""
     found = set()
@@ -79,28 +70,22 @@ def resolves(host: Host, container: str, name: str, expected: set[str]) -> None:
     wait_for(f"{name} to be {expected}", lambda: addresses(host, container, name) == expected, seconds=SOON)
 
 
-def release(wanted: str) -> Docker:
-    return next(docker for docker in dockers() if docker.version.startswith(wanted))
-
-
 def is_one(cluster: Cluster, name: str) -> bool:
     """Whether the records of all hosts say that they have the same network."""
-    stored = cluster.etcd.control("get", "--prefix", "--print-value-only", "/calico-libnetwork/v1/hosts/") or ""
+    stored = cluster.etcd.control("get", "--prefix", "--print-value-only", f"{PRIVATE}hosts/")
     uids = re.findall(rf'"uid":"([^"]+)","name":"{name}"', stored)
     return len(uids) == len(cluster.hosts) and len(set(uids)) == 1
 
 
 @pytest.fixture(scope="module")
 def whole_cluster(lab: Lab) -> Iterator[Cluster]:
-    etcd = Etcd(lab)
-    etcd.start()
-    hosts = [lab.host(release(wanted)) for wanted in ("28.", "28.", "26.")]
-    for host in hosts:
-        host.plugin.start(ETCD_ENDPOINTS=ETCD)
-    yield Cluster(hosts, etcd)
-    for host in hosts:
-        lab.remove(host)
-    etcd.stop()
+    with etcd_in(lab) as etcd:
+        hosts = [lab.host(docker) for docker in reversed(dockers())]
+        for host in hosts:
+            host.plugin.start(ETCD_ENDPOINTS=etcd.endpoint)
+        yield Cluster(hosts, etcd)
+        for host in hosts:
+            lab.remove(host)
 
 
 @pytest.fixture
@@ -119,8 +104,8 @@ def cluster(whole_cluster: Cluster) -> Iterator[Cluster]:
         for name in networks(host):
             host.machine.try_run("docker", "network", "rm", name)
     whole_cluster.everywhere(is_empty, "no network", seconds=15)
-    wait_for("no record of a network", lambda: not whole_cluster.etcd.keys("/calico-libnetwork/v1/"), seconds=15)
-    profiles = whole_cluster.etcd.keys("/calico/resources/v3/projectcalico.org/profiles/")
+    wait_for("no record of a network", lambda: not whole_cluster.keys(PRIVATE), seconds=15)
+    profiles = whole_cluster.keys("/calico/resources/v3/projectcalico.org/profiles/")
     assert [key for key in profiles if "default-allow" not in key] == []
 
 
@@ -197,7 +182,7 @@ def test_a_network_in_use_stays_where_it_is_used_until_its_last_container_goes(c
     second.workload("workload-E", "net1")
     third.workload("workload-F", "net1")
     first.docker("network", "rm", "net1")
-    wait_for("the hosts to say so", lambda: "stays here" in second.calico("status"), seconds=SOON)
+    wait_for("the hosts to say so", lambda: "stays here" in problem(second), seconds=SOON)
 
     assert networks(second) == networks(third) == ["net1"]
     assert second.ipv4("workload-E", "net1") in addresses(third, "workload-F", "workload-E.net1")
@@ -251,13 +236,13 @@ def test_two_hosts_that_create_different_networks_of_one_name_are_told(cluster: 
     second.plugin.stop()
     first.network("net1")
     wait_for("net1", lambda: networks(third) == ["net1"], seconds=SOON)
-    second.plugin.start(ETCD_ENDPOINTS=ETCD, CALICO_LIBNETWORK_CLUSTER_NETWORKS="false")
+    second.plugin.start(ETCD_ENDPOINTS=cluster.etcd.endpoint, CALICO_LIBNETWORK_CLUSTER_NETWORKS="false")
     second.network("net1", "--ipv6")
     second.plugin.stop()
-    second.plugin.environment = {"ETCD_ENDPOINTS": ETCD}
+    second.plugin.environment = {"ETCD_ENDPOINTS": cluster.etcd.endpoint}
     second.plugin.start()
 
-    wait_for("a clear word", lambda: "IPv6: True here, False there" in second.calico("status"), seconds=5)
+    wait_for("a clear word", lambda: "IPv6: True here, False there" in problem(second), seconds=5)
     second.docker("network", "rm", "net1")
     wait_for("the cluster's net1", lambda: networks(second) == ["net1"], seconds=SOON)
     assert second.docker("network", "inspect", "--format", "{{.EnableIPv6}}", "net1") == "false"
@@ -299,3 +284,45 @@ def test_docker_and_the_plugin_restart_without_losing_names(cluster: Cluster) ->
     wait_for(
         "no name", lambda: "calico-libnetwork" not in first.execute("workload-A", "cat", "/etc/hosts"), seconds=SOON
     )
+
+
+def test_what_was_removed_while_etcd_was_away_goes_when_it_is_back(cluster: Cluster) -> None:
+    first, second, third = cluster.hosts
+    first.network("net1")
+    first.network("net2")
+    cluster.everywhere(lambda host: len(networks(host)) == 2, "both networks")
+    first.workload("workload-A", "net2")
+    third.workload("workload-E", "net2")
+    resolves(first, "workload-A", "workload-E", {third.ipv4("workload-E", "net2")})
+    cluster.etcd.stop()
+    second.docker("network", "rm", "net1", seconds=120)
+    assert first.pings("workload-A", "workload-E.net2")
+
+    cluster.etcd.start()
+    cluster.everywhere(has("net2"), "net2 alone", seconds=15)
+    second.plugin.restart()  # its record of the network goes when Docker's networks are listed anew
+
+
+@pytest.mark.skipif(dockers()[0].release >= (23,), reason="the last Docker with a cluster store is 20.10")
+def test_a_cluster_store_is_left_to_docker(lab: Lab) -> None:
+    with ExitStack() as stack:
+        etcd = stack.enter_context(etcd_in(lab, "--enable-v2"))
+        first, second = (lab.host(dockers()[0]) for _ in range(2))
+        for host in (first, second):
+            stack.callback(lab.remove, host)
+            host.dockerd.stop()
+            store = ("--cluster-store", etcd.endpoint.replace("http", "etcd"))
+            host.dockerd.start(*store, "--cluster-advertise", f"{host.address}:2376")
+            host.plugin.start(ETCD_ENDPOINTS=etcd.endpoint)
+        first.network("net1")
+        wait_for("net1", lambda: networks(second) == ["net1"], seconds=SOON)
+        assert told(first)["state"] == "left to Docker's swarm or cluster store"
+        assert etcd.control("get", "--prefix", "--keys-only", f"{PRIVATE}cluster-networks/") == ""
+
+        first.workload("workload-A", "net1")
+        second.workload("workload-E", "net1")
+        wait_for("Docker to know the name", lambda: first.pings("workload-A", "workload-E.net1"), seconds=10)
+        assert "calico-libnetwork" not in first.execute("workload-A", "cat", "/etc/hosts")
+        second.docker("rm", "--force", "workload-E")
+        first.docker("rm", "--force", "workload-A")
+        first.docker("network", "rm", "net1")
