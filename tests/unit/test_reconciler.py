@@ -27,6 +27,7 @@ class Clock:
         self.now = time.time()
 
     def __call__(self) -> float:
+        self.now += 1e-3
         return self.now
 
 

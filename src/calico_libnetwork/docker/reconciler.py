@@ -69,12 +69,17 @@ class Suspicion:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """``docker_ids``, ``docker_addresses``: of all endpoints Docker lists, joining ones included."""
+    """``docker_ids``, ``docker_addresses``: of all endpoints Docker lists, joining ones included.
+
+    ``unnamed``: assigned on this node without a handle, as by the plugin that this one replaces; what such an address
+    is for, only its endpoint can tell.
+    """
 
     docker_ids: frozenset[str]
     docker_addresses: frozenset[Address]
     endpoints: Mapping[str, Endpoint]
     assigned: Mapping[Address, Assignment]
+    unnamed: Mapping[Address, Assignment]
     reserved: frozenset[Address]
     interfaces: frozenset[str]
 
@@ -176,7 +181,7 @@ class Reconciler:
         reading = self._read(docker_ids, docker_addresses)
         self._departures.keep(endpoints=reading.endpoints, addresses=reading.assigned.keys() - docker_addresses)
         now = self._clock()
-        self._since = {found: self._since.get(found, self._first_seen(found, reading)) for found in suspicions(reading)}
+        self._since = {found: self._since.get(found, _first_seen(found, reading, now)) for found in suspicions(reading)}
         repaired = []
         for found, since in list(self._since.items()):
             if (now - since >= CONFIRMATION or self._is_certain(found)) and await self._repair(found, reading):
@@ -201,33 +206,18 @@ class Reconciler:
 
     def _read(self, docker_ids: frozenset[str], docker_addresses: frozenset[Address]) -> Reading:
         own = {endpoint.endpoint_id: endpoint for endpoint in self._endpoints.of_node()}
-        assigned = {
-            each.address: each
-            for each in self._ipam.assignments(self._node)
-            if is_address_handle(each.handle, self._node)
-        }
+        here = {each.address: each for each in self._ipam.assignments(self._node)}
+        assigned = {address: each for address, each in here.items() if is_address_handle(each.handle, self._node)}
         reserved = {address for address in assigned if self._networks.is_auxiliary(address)}
         return Reading(
             docker_ids,
             docker_addresses,
             own,
             assigned,
+            {address: each for address, each in here.items() if each.handle is None},
             frozenset(reserved | {address for address in assigned if address in self._in_flight}),
             frozenset(name for name in self._interfaces() if name.startswith(INTERFACE_PREFIX) and "-" not in name),
         )
-
-    def _first_seen(self, found: Suspicion, reading: Reading) -> float:
-        """An endpoint that was written long ago, or lost its interface, has lasted already: it had one when written.
-
-        But for one written just now: Docker lists it from Join on, and the kernel's news of its interface may be late.
-        """
-        if found.kind != "endpoint":
-            return self._clock()
-        endpoint = reading.endpoints[found.subject]
-        written = min(self._clock(), _seconds(endpoint.created))
-        if endpoint.interface not in reading.interfaces and self._clock() - written >= SETTLING:
-            return self._clock() - CONFIRMATION
-        return written
 
     async def _repair(self, found: Suspicion, reading: Reading) -> bool:
         try:
@@ -251,9 +241,23 @@ class Reconciler:
 
     async def _release(self, address: Address, reading: Reading) -> None:
         """As it was assigned when it was read: a new owner since then keeps it."""
-        assigned = reading.assigned.get(address)
+        assigned = reading.assigned.get(address) or reading.unnamed.get(address)
         if assigned is not None:
             await self._ipam.release(address, handle=assigned.handle, sequence=assigned.sequence)
+
+
+def _first_seen(found: Suspicion, reading: Reading, now: float) -> float:
+    """An endpoint that was written long ago, or lost its interface, has lasted already: it had one when written.
+
+    But for one written just now: Docker lists it from Join on, and the kernel's news of its interface may be late.
+    """
+    if found.kind != "endpoint":
+        return now
+    endpoint = reading.endpoints[found.subject]
+    written = min(now, _seconds(endpoint.created))
+    if endpoint.interface not in reading.interfaces and now - written >= SETTLING:
+        return now - CONFIRMATION
+    return written
 
 
 def _seconds(timestamp: str) -> float:
