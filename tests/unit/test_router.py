@@ -346,6 +346,12 @@ def test_an_unreadable_resource_is_absent_and_reported() -> None:
     assert findings(made) == []
 
 
+def test_an_unreadable_resource_that_routing_does_not_use_is_for_others_to_report() -> None:
+    made = direct()
+    made.update(ResourceKey("GlobalNetworkPolicy", "p"), InvalidResource("GlobalNetworkPolicy(p) is not readable: no"))
+    assert findings(made) == []
+
+
 def test_passwords_are_asked_for_and_used() -> None:
     made = direct(
         resource("BGPPeer", "tor", {"peerIP": "10.0.0.254", "password": {"secretKeyRef": {"name": "s", "key": "k"}}})

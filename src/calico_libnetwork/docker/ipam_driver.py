@@ -7,6 +7,7 @@ is never touched.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 import uuid
@@ -15,8 +16,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import cast
-
-import structlog
 
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.docker import messages
@@ -50,8 +49,6 @@ FLOOD = 100
 
 _ANY: Mapping[Version, str] = {4: "0.0.0.0/0", 6: "::/0"}
 _POOLS = KINDS["IPPool"].prefix
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,15 +224,14 @@ class IpamDriver:
         )
 
     def _pools(self) -> list[Pool]:
+        """All but those that cannot be read, which IPAM reports."""
         pools = []
         for key_value in self._cache.under(_POOLS):
             key = kinds.parse_path(key_value.key)
             if key is None:
                 continue
-            try:
+            with contextlib.suppress(InvalidResource):
                 pools.append(Pool.read(cast("IPPool", kinds.decode(key, key_value.value))))
-            except InvalidResource as error:
-                _log.warning("pool cannot be used", pool=key.name, reason=str(error))
         return pools
 
 

@@ -111,9 +111,10 @@ class Router:
         self._stale = True
 
     def update(self, key: ResourceKey, resource: AnyResource | InvalidResource | None) -> None:
-        """An unreadable resource counts as absent, and is reported."""
+        """An unreadable resource counts as absent, and is reported if routing would have used it."""
         if isinstance(resource, InvalidResource):
-            self._unreadable[key] = Finding("error", str(key), f"{resource}; it is taken as absent")
+            if key.kind in {*KINDS, "Node", "IPPool"}:
+                self._unreadable[key] = Finding("error", str(key), f"{resource}; it is taken as absent")
             self._stale, resource = True, None
         elif self._unreadable.pop(key, None) is not None:
             self._stale = True
