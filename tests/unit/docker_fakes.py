@@ -70,6 +70,8 @@ class FakeDaemon:
     members: dict[str, dict[str, Any]] = field(default_factory=dict)
     containers: dict[str, Container] = field(default_factory=dict)
     questions: list[str] = field(default_factory=list)
+    starts: asyncio.Event | None = None
+    """Set when it has started; None: it does not any more."""
 
     def add(self, container: Container) -> None:
         self.containers[container.name] = container
@@ -90,6 +92,10 @@ class FakeDaemon:
         if self.names is None:
             raise DockerUnavailable("the Docker API does not answer now")
         return self.containers.get(name)
+
+    async def started(self) -> None:
+        if self.starts is not None:
+            await self.starts.wait()
 
 
 class CountingDatastore(MemoryDatastore):

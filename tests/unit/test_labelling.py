@@ -169,6 +169,18 @@ async def test_labels_that_never_come_open_the_endpoint_after_the_timeout(tmp_pa
     assert [entry["endpoint"] for entry in logs if "opened without them" in entry["event"]] == [ENDPOINT[:12]]
 
 
+async def test_the_time_in_which_docker_starts_does_not_count(tmp_path: Path) -> None:
+    daemon = docker(answers=False)
+    daemon.starts = asyncio.Event()
+    async with running_host(tmp_path, daemon=daemon, label_endpoints=True, label_poll_timeout=0) as host:
+        host.table.put_network(NET, "net1")
+        await host.drivers.network.create_endpoint(endpoint())
+        await asyncio.sleep(0.05)
+        assert "ipNetworks" not in (await host.value(PATH))["spec"]
+        daemon.starts.set()
+        await until_open(host)
+
+
 async def test_an_endpoint_held_in_an_earlier_life_is_opened_in_this_one(tmp_path: Path) -> None:
     daemon = docker(answers=False)
     async with running_host(tmp_path, daemon=daemon, label_endpoints=True) as host:

@@ -39,6 +39,11 @@ class ContainerTable:
         self._names: dict[str, str] = {}
         self._networks: dict[str, str] = {}
 
+    @property
+    def is_empty(self) -> bool:
+        """As long as no daemon has ever told of anything."""
+        return not self._containers and not self._networks
+
     def by_id(self, container_id: str) -> Container | None:
         return self._containers.get(container_id)
 

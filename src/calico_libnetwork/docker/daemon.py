@@ -48,6 +48,7 @@ class Daemon:
         self._client: Docker | None = None
         self._broken_until = 0.0
         self._settled = asyncio.Event()  # whether the daemon serves has been found out once
+        self._connection = asyncio.Event()
 
     @property
     def serving(self) -> bool:
@@ -65,11 +66,19 @@ class Daemon:
             raise
         self._client, self._broken_until = client, 0.0
         self._settled.set()
+        self._connection.set()
 
     async def disconnect(self) -> None:
         client, self._client = self._client, None
+        self._connection.clear()
         if client is not None:
             await client.close()
+
+    async def started(self) -> None:
+        """Returns as soon as the daemon answers, or when it should have started. Not for use inside a call."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_DEADLINE):
+                await self._connection.wait()
 
     async def network(self, network_id: str) -> Mapping[str, Any]:
         """Raises ``NotFound``, ``DockerUnavailable``. Fit for use inside a call."""

@@ -20,13 +20,20 @@ _JOINING = "ep-"
 
 
 class Questions(Protocol):
-    """What may be asked of the daemon from inside a call; both raise ``DockerUnavailable`` at once if it is away."""
+    """What may be asked of the daemon; from inside a call, all but ``started``.
+
+    Those raise ``DockerUnavailable`` at once if it is away.
+    """
 
     async def network(self, network_id: str) -> Mapping[str, Any]:
         """``GET /networks/ID``. Raises ``NotFound``."""
         ...
 
     async def container_named(self, name: str) -> Container | None: ...
+
+    async def started(self) -> None:
+        """Waits, within limits, while the daemon does not answer."""
+        ...
 
 
 class Identities:
@@ -69,6 +76,11 @@ class Identities:
         """Of a container whose process is in the namespace already; needs no daemon, and a table that knows the id."""
         container_id = await asyncio.to_thread(container_in, Path(sandbox)) if sandbox else None
         return self._table.by_id(container_id) if container_id is not None else None
+
+    async def daemon_started(self) -> None:
+        """Waits for a daemon that does not answer, if it ever did: having called this plugin, it must be starting."""
+        if not self._table.is_empty:
+            await self._daemon.started()
 
     def with_id(self, container_id: str) -> Container | None:
         return self._table.by_id(container_id)

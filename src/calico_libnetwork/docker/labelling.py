@@ -2,8 +2,9 @@
 
 Where container labels decide about traffic, an endpoint whose container is not known yet is held: it has an interface
 and no addresses for Calico, so nothing passes. It is opened with its labels in Join or at Docker's next word; if that
-does not come within the poll timeout it is opened without them, and the log says so. Where labels are not copied the
-container's name and id are added when they come, for people to read, and nothing waits for them.
+does not come within the poll timeout it is opened without them, and the log says so. A starting daemon can give no
+word, so that time runs from its start. Where labels are not copied the container's name and id are added when they
+come, for people to read, and nothing waits for them.
 """
 
 from __future__ import annotations
@@ -119,6 +120,7 @@ class Labelling:
         return True
 
     async def _give_up(self, endpoint_id: str) -> None:
+        await self._identities.daemon_started()
         await asyncio.sleep(self._settings.label_poll_timeout)
         self._timers.pop(endpoint_id, None)
         _log.warning(
