@@ -71,6 +71,7 @@ class EtcdServer:
         self.name = name
         self.options = options
         self.certificates = certificates
+        self.user = ""  # of ``control``, where none is given
         self.client_certificates = client_certificates
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -148,6 +149,7 @@ class EtcdServer:
 
     def control(self, *arguments: str, user: str = "") -> str:
         """etcdctl; ``user`` is a client certificate's name, or name:password."""
+        user = user or self.user
         command = [*self.enter, "etcdctl", "--endpoints", self.endpoint]
         if self.certificates is not None:
             command += ["--cacert", self.certificates.file("ca.crt")]
@@ -161,8 +163,35 @@ class EtcdServer:
             raise RuntimeError(f"etcdctl {arguments}: {run.stderr}")
         return run.stdout
 
-    def keys(self, prefix: str, *, user: str = "") -> list[str]:
-        return self.control("get", "--prefix", "--keys-only", prefix, user=user).split()
+    def keys(self, prefix: str) -> list[str]:
+        return self.control("get", "--prefix", "--keys-only", prefix).split()
+
+    def enable_users(self, *, password: bool) -> None:
+        """User calico may use every key; root has what etcd wants before it enables users."""
+        no_password = [] if password else ["--no-password"]
+        self.control("user", "add", "root:secret" if password else "root", *no_password)
+        self.control("user", "add", "calico:secret" if password else "calico", *no_password)
+        self.control("role", "add", "everything")
+        self.control("role", "grant-permission", "everything", "--prefix=true", "readwrite", "/")
+        self.control("user", "grant-role", "root", "root")
+        self.control("user", "grant-role", "calico", "everything")
+        self.control("auth", "enable")
+
+    def save(self) -> Path:
+        """A snapshot for ``restore``."""
+        file = self.directory / "snapshot"
+        self.control("snapshot", "save", str(file))
+        return file
+
+    def restore(self, snapshot: Path) -> None:
+        """Starts with the data of the snapshot, as a new cluster."""
+        self.wipe()
+        peer = f"http://127.0.0.1:{self.cluster[self.name]}"
+        self.control(
+            "snapshot", "restore", str(snapshot), "--data-dir", str(self.directory / "data"), "--name", self.name,
+            "--initial-cluster", f"{self.name}={peer}", "--initial-advertise-peer-urls", peer,
+        )  # fmt: skip
+        self.start()
 
     def remove(self) -> None:
         self.stop(kill=True)

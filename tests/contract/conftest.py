@@ -19,18 +19,6 @@ from calico_libnetwork.datastore.sqlite import SqliteDatastore
 from tests.etcd_server import Certificates, EtcdServer
 
 
-def _with_user(server: EtcdServer, *, password: bool) -> None:
-    """User calico may use every key; root has what etcd wants before it enables users."""
-    no_password = [] if password else ["--no-password"]
-    server.control("user", "add", "root:secret" if password else "root", *no_password)
-    server.control("user", "add", "calico:secret" if password else "calico", *no_password)
-    server.control("role", "add", "everything")
-    server.control("role", "grant-permission", "everything", "--prefix=true", "readwrite", "/")
-    server.control("user", "grant-role", "root", "root")
-    server.control("user", "grant-role", "calico", "everything")
-    server.control("auth", "enable")
-
-
 @pytest.fixture(scope="session")
 def etcd() -> Iterator[EtcdServer]:
     server = EtcdServer()
@@ -49,7 +37,7 @@ def etcd_with_certificates(certificates: Certificates) -> Iterator[EtcdServer]:
     """Users are known by their certificates' common names."""
     server = EtcdServer(certificates=certificates)
     server.start()
-    _with_user(server, password=False)
+    server.enable_users(password=False)
     yield server
     server.remove()
 
@@ -58,7 +46,7 @@ def etcd_with_certificates(certificates: Certificates) -> Iterator[EtcdServer]:
 def etcd_with_password() -> Iterator[EtcdServer]:
     server = EtcdServer("--auth-token-ttl", "1")
     server.start()
-    _with_user(server, password=True)
+    server.enable_users(password=True)
     yield server
     server.remove()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from tests.e2e.lab import Docker, Host, Lab
@@ -39,17 +39,23 @@ def a_host(lab: Lab, docker: Docker) -> Iterator[Host]:
 
 
 @contextmanager
-def on_etcd(host: Host, etcd: EtcdServer, **environment: str) -> Iterator[Host]:
-    """The plugin with everything in ``etcd``; afterwards it is stopped, and nothing is left of what the test made."""
+def on_etcd(host: Host, etcd: EtcdServer, environment: Mapping[str, str] | None = None) -> Iterator[Host]:
+    """The plugin with everything in ``etcd``; afterwards it is stopped, and nothing is left of what the test made.
+
+    ``environment`` says where etcd is, if more is to be said than its endpoint.
+    """
     host.etcd = etcd
     try:
-        host.plugin.start(ETCD_ENDPOINTS=etcd.endpoint, **environment)
+        host.plugin.environment = {"ETCD_ENDPOINTS": etcd.endpoint} if environment is None else dict(environment)
+        if not host.plugin.running:
+            host.plugin.start()
         yield host
         host.clear()
         wait_for("the host to be clean", lambda: not host.traces(), seconds=10, found=host.traces)
     finally:
         host.clear()
         host.etcd = None
+        host.plugin.environment = {}
         host.plugin.stop()
 
 

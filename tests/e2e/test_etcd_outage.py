@@ -1,0 +1,137 @@
+"""etcd hangs, dies, comes late or comes back with older data: containers do not notice, and users are told."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+
+from tests.e2e.etcd import a_host, etcd_in, on_etcd
+from tests.e2e.lab import Docker, Host, Lab, ask, dockers, tail
+from tests.e2e.machine import wait_for
+from tests.e2e.test_restart import pinging
+from tests.etcd_server import EtcdServer
+
+pytestmark = pytest.mark.parametrize("docker", dockers()[-1:], ids=str, scope="session")
+
+PATIENCE = 15
+"""Seconds within which docker says what is wrong."""
+SOON = 15
+"""Seconds within which what an outage left behind is gone."""
+
+
+@pytest.fixture
+def etcd(lab: Lab) -> Iterator[EtcdServer]:
+    with etcd_in(lab) as etcd:
+        yield etcd
+
+
+@pytest.fixture(scope="module")
+def bare_host(lab: Lab, docker: Docker) -> Iterator[Host]:
+    with a_host(lab, docker) as host:
+        yield host
+
+
+@pytest.fixture
+def host(bare_host: Host, etcd: EtcdServer) -> Iterator[Host]:
+    with on_etcd(bare_host, etcd) as host:
+        yield host
+
+
+@contextmanager
+def killed(etcd: EtcdServer) -> Iterator[None]:
+    etcd.stop(kill=True)
+    yield
+    etcd.start()
+
+
+def outage(etcd: EtcdServer, kind: str) -> AbstractContextManager[None]:
+    return etcd.paused() if kind == "hanging" else killed(etcd)
+
+
+@pytest.mark.parametrize("kind", ["hanging", "dead"])
+def test_containers_do_not_notice_an_outage_and_docker_is_told(host: Host, etcd: EtcdServer, kind: str) -> None:
+    host.network("net1", "--ipv6")
+    host.network("net2")
+    host.workload("workload-A", "net1")
+    host.workload("workload-B", "net1")
+    host.workload("stopped", "net1", "--stop-timeout", "0")
+    host.workload("removed", "net1")
+    host.workload("stranger", "net2")
+    target = host.ipv4("workload-B", "net1")
+
+    with pinging(host, "workload-A", target):
+        with outage(etcd, kind):
+            assert not host.pings("stranger", target)
+            started = time.monotonic()
+            refusal = host.docker_refuses("run", "--net", "net1", "--name", "late", "-d", "busybox", "sleep", "1")
+            assert time.monotonic() - started < PATIENCE
+            assert re.search(rf"RequestAddress: etcd \({etcd.endpoint}\) does not answer: .+", refusal), refusal
+            for command in (("stop", "stopped"), ("rm", "--force", "removed")):
+                started = time.monotonic()
+                host.docker(*command)
+                assert time.monotonic() - started < PATIENCE
+            assert host.pings("workload-A", "workload-B.net1", "-6")
+        wait_for("the next container", lambda: host.machine.try_run("docker", "start", "late").returncode == 0)
+        assert not host.pings("stranger", target)
+        host.docker("rm", "--force", "late")
+        remain = {host.endpoint(name, "net1")["EndpointID"] for name in ("workload-A", "workload-B")}
+        remain.add(host.endpoint("stranger", "net2")["EndpointID"])
+        wait_for(
+            "the endpoints of the stopped and the removed container to go",
+            lambda: {name[-64:] for name in host.endpoints()} == remain,
+            seconds=SOON,
+            found=host.endpoints,
+        )
+    wait_for("their addresses", lambda: "5 addresses are assigned" in host.calico("ipam", "check"), seconds=5)
+    assert host.machine.interfaces("cali") == {f"cali{endpoint[:11]}" for endpoint in remain}
+    host.docker("start", "stopped")
+    assert host.pings("workload-A", "stopped.net1")
+
+
+def test_a_start_without_etcd_answers_and_goes_on_when_it_appears(bare_host: Host, etcd: EtcdServer) -> None:
+    etcd.stop()
+    log = bare_host.plugin.log
+    start = log.stat().st_size if log.exists() else 0
+    with on_etcd(bare_host, etcd) as host:
+        for socket in host.plugin.sockets:
+            assert "NetworkDriver" in ask(socket, "/Plugin.Activate")
+            assert "global" in ask(socket, "/NetworkDriver.GetCapabilities")
+        waiting = "waiting for the datastore"
+        wait_for("the log to say so", lambda: waiting in tail(log, start=start), seconds=15)
+        (line,) = [line for line in tail(log, start=start).splitlines() if waiting in line]
+        assert f"etcd ({etcd.endpoint}) does not answer" in line
+        started = time.monotonic()
+        refusal = host.docker_refuses("network", "create", "-d", "calico", "--ipam-driver", "calico-ipam", "net1")
+        assert "etcd" in refusal
+        assert time.monotonic() - started < PATIENCE
+
+        etcd.start()
+        host.network("net1")
+        host.workload("workload-A", "net1")
+        host.workload("workload-B", "net1")
+        assert host.pings("workload-A", "workload-B.net1")
+
+
+def test_data_restored_from_before_crash_nothing_and_hold(host: Host, etcd: EtcdServer) -> None:
+    """A container that the restored data do not know is closed until it is started again; the others notice nothing."""
+    host.network("net1")
+    host.workload("workload-A", "net1")
+    host.workload("workload-B", "net1")
+    snapshot = etcd.save()
+    host.workload("forgotten", "net1", "--stop-timeout", "0")
+    target = host.ipv4("workload-B", "net1")
+    pid = host.plugin.pid
+    with pinging(host, "workload-A", target):
+        etcd.restore(snapshot)
+        wait_for("the plugin to be back", lambda: not host.pings("forgotten", target))
+        host.docker("restart", "forgotten")
+        assert host.pings("forgotten", target)
+        host.workload("workload-C", "net1")
+        assert host.pings("workload-C", target)
+    assert host.plugin.pid == pid
+    assert len(host.endpoints()) == 4
+    assert "4 addresses are assigned" in host.calico("ipam", "check")
