@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.conftest import MakeHost
-from tests.e2e.lab import Host, dockers
+from tests.e2e.lab import Host, Lab, dockers
+from tests.e2e.machine import wait_for
+from tests.e2e.several_hosts import SOON, a_cluster, reaches, release
 from tests.e2e.traffic import FAMILIES, Flow, Resources, Traffic
 
 ONE_DOCKER = pytest.mark.parametrize("docker", dockers()[-1:], ids=str, scope="session")
@@ -128,3 +130,40 @@ def test_status_shows_pools_and_networks_of_a_working_host(host: Host) -> None:
     assert shown["networks"] == "net1  1 endpoints on 1 nodes"
     assert shown["findings"] == "none"
     assert f"| {host.name} " in host.calico("node", "status")
+
+
+def test_a_host_that_died_is_deleted_with_all_it_held(lab: Lab) -> None:
+    with a_cluster(lab) as cluster:
+        first, second = (cluster.join(release("28.")) for _ in range(2))
+        cluster.network("net1")
+        first.workload("web", "net1")
+        second.workload("db", "net1")
+        gone, gateway = second.ipv4("db", "net1"), second.address
+        wait_for("web to reach db", reaches(first, "web", gone), seconds=SOON)
+        status = first.calico("node", "status")
+        assert f"| {gateway} " in status
+        assert f"| {second.name} " in status
+        assert "db" in first.calico("explain", "web", f"{second.name}/db")
+
+        cluster.leave(second)
+        assert "workload endpoints: 1 (db)" in first.calico("node", "delete", second.name, "--yes")
+        assert [key for key in cluster.etcd.keys("/") if second.name in key] == []
+        wait_for("the route to go", lambda: gateway not in first.machine.run("ip", "route"), seconds=SOON)
+        assert "found 0 problems" in first.calico("ipam", "check")
+        assert first.calico_result("explain", "web", gone).returncode == 0  # it is nobody's, as any outside
+        first.machine.run("ping", "-c", "1", "-W", "1", first.ipv4("web", "net1"))
+
+
+def test_a_host_that_speaks_bgp_is_shown_and_not_deleted(lab: Lab) -> None:
+    with a_cluster(lab, CALICO_LIBNETWORK_ROUTES="bird") as cluster:
+        first, second = (cluster.join(release("28.")) for _ in range(2))
+        peer = second.address
+        wait_for("BGP", lambda: "Established" in first.calico("node", "status"), seconds=60)
+        rows = [line.split("|")[1:-1] for line in first.calico("node", "status").splitlines() if line.startswith("|")]
+        (row,) = [row for row in rows if row[0].strip() == peer]
+        assert [cell.strip() for cell in row[1:4]] == ["node-to-node mesh", second.name, "up"]
+        refused = first.calico_result("node", "delete", second.name, "--yes")
+        assert (refused.returncode, "it speaks BGP with this host" in refused.stderr) == (1, True)
+        own = first.calico_result("node", "delete", first.name, "--yes")
+        assert (own.returncode, "is this host" in own.stderr) == (1, True)
+        assert "BGP peers established" in first.calico("status")
