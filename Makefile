@@ -28,11 +28,11 @@ help:  ## this list
 venv: .venv/.ready  ## the virtual environment, exactly as requirements.lock has it
 
 run: root venv run-packages  ## start the plugin in the foreground (root); a dockerd too if none answers
-	@$(PYTHON) -m scripts.with_docker $(CURDIR)/$(BIN)/calico-libnetwork run
+	@$(PYTHON) -m scripts.run
 
 demo: root venv run-packages  ## show all of it on this machine's Docker, and leave nothing behind (root)
 	@scripts/install_packages.sh $(DEMO_PACKAGES)
-	@$(PYTHON) -m scripts.with_docker $(PYTHON) -m scripts.demo
+	@$(PYTHON) -m scripts.demo
 
 check: venv  ## formatting, lint, types, import direction
 	$(BIN)/ruff format --check

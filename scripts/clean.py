@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from scripts.demo import NAMESPACE
+from scripts.demo import remove_outside
 from scripts.machine import (
     docker_version,
     end_abandoned,
@@ -26,7 +26,7 @@ DIRECTORIES = [Path(path) for path in ("/var/lib/calico-libnetwork", "/run/calic
 
 def main() -> None:
     end_abandoned()
-    output("ip", "netns", "delete", NAMESPACE)
+    remove_outside()
     if not any(unit.exists() for unit in INSTALLED):
         if plugin_answers():
             raise SystemExit(

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -27,6 +28,7 @@ from scripts.machine import (
     plugin_answers,
     plugin_tables,
     remove_plugin_traces,
+    some_docker,
     some_plugin,
     wait_for,
 )
@@ -38,6 +40,7 @@ OUTSIDE, OUTSIDE_HOST = "198.51.100.2", "198.51.100.1"
 NAMESPACE = "calico-demo-outside"
 DIRECTORY = STATE / "demo"
 LOG = DIRECTORY / "plugin.log"
+MARKER = DIRECTORY / "running"  # there while a demo runs, or after one was killed
 _LAID_OUT = "docker ps --all --format '{{.Names}}'", "docker network ls --format '{{.Name}}'"
 
 
@@ -144,11 +147,11 @@ def look(demo: Demo) -> None:
 
 
 @contextmanager
-def plugin() -> Iterator[None]:
-    """``calico-libnetwork run`` in the background, with the embedded datastore."""
+def plugin(tables: list[list[str]]) -> Iterator[None]:
+    """``calico-libnetwork run`` in the background; where its ``tables`` were before, an installation has them."""
     if plugin_answers():
         raise SystemExit("calico-libnetwork runs on this machine already; stop it first, the demo starts its own.")
-    tables = plugin_tables()
+    shutil.rmtree(DIRECTORY / "data", ignore_errors=True)
     print("   $ calico-libnetwork run &", flush=True)
     try:
         with some_plugin(LOG):
@@ -157,13 +160,14 @@ def plugin() -> Iterator[None]:
             finally:
                 remove_leftovers()
     finally:
-        remove_plugin_traces([table for table in plugin_tables() if table not in tables])
+        if not tables:
+            remove_plugin_traces(plugin_tables())
 
 
 @contextmanager
 def outside() -> Iterator[None]:
     """A namespace that knows a way back to this machine's address, and to no container."""
-    output("ip", "netns", "delete", NAMESPACE)
+    remove_outside()
     commands = [
         f"ip netns add {NAMESPACE}",
         f"ip link add demo-outside type veth peer name eth0 netns {NAMESPACE}",
@@ -177,7 +181,13 @@ def outside() -> Iterator[None]:
             subprocess.run(shlex.split(command), check=True)
         yield
     finally:
-        output("ip", "netns", "delete", NAMESPACE)
+        remove_outside()
+
+
+def remove_outside() -> None:
+    """The kernel takes its time with a namespace, so the cable goes first."""
+    output("ip", "link", "delete", "demo-outside")
+    output("ip", "netns", "delete", NAMESPACE)
 
 
 @contextmanager
@@ -216,35 +226,46 @@ def remove_leftovers() -> None:
         output("docker", "network", "rm", name)
 
 
-def refuse_to_touch_others() -> None:
-    """The names of the tutorial may be in use; only what a killed demo left is the demo's to remove."""
-    marker = DIRECTORY / "running"
-    present = [set(output(*shlex.split(command)).split()) for command in _LAID_OUT]
-    taken = (present[0] & set(CONTAINERS)) | (present[1] & set(NETWORKS))
-    if taken and not marker.exists():
+def begin() -> list[list[str]]:
+    """The plugin's tables that were there before; of a demo that was killed, those before that one.
+
+    The names of the tutorial may be in use: only what a killed demo left is the demo's to remove.
+    """
+    if MARKER.exists():
+        return list(json.loads(MARKER.read_text()))
+    containers, networks = (set(output(*shlex.split(command)).split()) for command in _LAID_OUT)
+    taken = (containers & set(CONTAINERS)) | (networks & set(NETWORKS))
+    if taken:
         raise SystemExit(f"Docker has these already, and the demo needs the names: {', '.join(sorted(taken))}.")
     DIRECTORY.mkdir(parents=True, exist_ok=True)
-    marker.touch()
+    tables = [list(table) for table in plugin_tables()]
+    MARKER.write_text(json.dumps(tables))
+    return tables
 
 
 def main() -> None:
     os.environ["PATH"] = f"{COMMAND.parent}:{os.environ['PATH']}"
     os.environ["CALICO_LIBNETWORK_STATE_DIRECTORY"] = str(DIRECTORY / "data")
     os.environ["CALICO_LIBNETWORK_RUN_DIRECTORY"] = str(DIRECTORY / "run")
-    refuse_to_touch_others()
     started, demo = time.monotonic(), Demo()
-    title(f"0. Docker {docker_version()}, calico-libnetwork {output('calico-libnetwork', '-v')}, embedded datastore")
     try:
         with ExitStack() as stack:
-            stack.enter_context(plugin())
+            stack.enter_context(some_docker())
+            tables = begin()
+            version = output("calico-libnetwork", "-v")
+            title(f"0. Docker {docker_version()}, calico-libnetwork {version}, embedded datastore")
+            stack.enter_context(plugin(tables))
             remove_leftovers()
             stack.enter_context(outside())
             stack.enter_context(image())
             play(demo)
+    except KeyboardInterrupt:
+        print("\nInterrupted; what had been made is removed.")
+        sys.exit(130)
     except DemoFailed:
         print("   It makes no sense to go on.")
     finally:
-        (DIRECTORY / "running").unlink()
+        MARKER.unlink(missing_ok=True)
     demo.table()
     failed = sum(not passed for *_, passed in demo.rows)
     if failed:

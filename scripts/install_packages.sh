@@ -13,6 +13,10 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 echo "Installing Debian packages:$missing"
 export DEBIAN_FRONTEND=noninteractive
-apt-get -qq update
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 # shellcheck disable=SC2086 # one word per package is meant
-apt-get -qq -o Dpkg::Use-Pty=0 install --no-install-recommends --yes $missing >/dev/null
+if ! { apt-get -q update && apt-get -q install --no-install-recommends --yes $missing; } >"$log" 2>&1; then
+    cat "$log" >&2
+    exit 1
+fi

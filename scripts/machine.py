@@ -94,17 +94,14 @@ def _start_dockerd() -> subprocess.Popen[bytes]:
 
 
 def end_abandoned() -> None:
-    """What a run that was killed left running; that of a live one is its own affair."""
-    for file in (_DAEMON, _PLUGIN):  # the daemon's containers end with the plugin's help
-        if not file.exists():
-            continue
-        process, owner = json.loads(file.read_text())
-        if _runs(owner, "scripts."):
-            continue
-        _end(file.stem, process)
+    """What a run that was killed left running, the daemon first: its containers end with the plugin's help."""
+    found = [file for file in (_DAEMON, _PLUGIN) if file.exists()]
+    abandoned = [file for file in found if not _runs(json.loads(file.read_text())[1], "scripts.")]
+    for file in abandoned:
+        _end(file.stem, json.loads(file.read_text())[0])
         file.unlink()
-        if file == _DAEMON:
-            forget_docker()
+    if _DAEMON in abandoned:
+        forget_docker()
 
 
 def _end(name: str, pid: int) -> None:
@@ -141,6 +138,7 @@ def _remember() -> None:
 def forget_docker() -> None:
     """Takes out of the machine what our dockerd put into it."""
     before = json.loads(_BEFORE.read_text())
+    _remove_plugin_rule()
     if not before["interface"]:
         output("ip", "link", "delete", "docker0")
     for family, rules in before["rules"].items():
@@ -205,6 +203,10 @@ def remove_plugin_traces(tables: list[tuple[str, str]]) -> None:
         output("nft", "delete", "table", family, name)
     for family in ("-4", "-6"):
         output("ip", family, "route", "flush", *BLOCK_ROUTES)
+    _remove_plugin_rule()
+
+
+def _remove_plugin_rule() -> None:
     for family in ("iptables", "ip6tables"):
         for line in output(f"{family}-save").splitlines():
             if "--comment calico-libnetwork " in line:
