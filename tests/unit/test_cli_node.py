@@ -24,7 +24,7 @@ from calico_libnetwork.datastore.protocol import Datastore, Put, Transaction
 from calico_libnetwork.datastore.sqlite import SqliteDatastore
 from calico_libnetwork.docker.labels import CONTAINER_NAME
 from calico_libnetwork.docker.networks import PREFIX as NETWORKS
-from calico_libnetwork.docker.profiles import NETWORK_ID
+from calico_libnetwork.docker.profiles import NETWORK_ID, profile_document
 from calico_libnetwork.errors import CalicoError
 from calico_libnetwork.model import documents
 from calico_libnetwork.model.documents import Document, new_document
@@ -34,6 +34,7 @@ from tests.unit.running_process import ROUTING, running_process
 
 Command = Callable[..., Result]
 BLOCK = "192.168.179.128/26"  # which Calico's hash of host-b names
+CREATED = "2026-11-24T00:00:00Z"
 NETWORK = "5e1f".ljust(64, "0")
 
 
@@ -53,7 +54,7 @@ async def fill(store: Datastore) -> None:
 
 def _node(name: str, number: int) -> Document:
     spec = {"bgp": {"ipv4Address": f"172.30.0.{number}/24"}}
-    return new_document("Node", name, spec, uid=name, created="2026-11-24T00:00:00Z")
+    return new_document("Node", name, spec, uid=name, created=CREATED)
 
 
 def _endpoint(host: str, container: str, network: str) -> Document:
@@ -63,7 +64,7 @@ def _endpoint(host: str, container: str, network: str) -> Document:
         f"{host.replace('-', '--')}-libnetwork-libnetwork-{container}",
         spec | {"ipNetworks": [network], "interfaceName": f"cali{container}"},
         uid=container,
-        created="2026-11-24T00:00:00Z",
+        created=CREATED,
         namespace="libnetwork",
         annotations={CONTAINER_NAME: container, NETWORK_ID: NETWORK},
     )
@@ -193,6 +194,25 @@ def test_an_address_that_moved_elsewhere_is_kept() -> None:
         await deletion.delete_node(store, "host-b")
         async with open_ipam(store) as ipam:
             assert ipam.assignment(address) is not None
+
+    asyncio.run(scenario())
+
+
+def test_networks_of_a_node_go_with_it_and_their_profiles_unless_others_need_them() -> None:
+    async def scenario() -> None:
+        store = await filled()
+        for network, profile in (("net2", "net2"), ("net3", "net1")):
+            record = {"id": network, "node": "host-b", "name": profile, "profile": profile}
+            document = profile_document(profile, network_id=network, network_name=profile, uid=network, created=CREATED)
+            path = ResourceKey("Profile", profile).path
+            puts = [Put(NETWORKS + network, json.dumps(record).encode()), Put(path, documents.encode(document))]
+            await store.commit(Transaction([], puts))
+        needed = json.dumps({"id": NETWORK, "node": "host-a", "name": "net1", "profile": "net1"}).encode()
+        await store.commit(Transaction([], [Put(NETWORKS + NETWORK, needed)]))
+        await deletion.delete_node(store, "host-b")
+        assert [item.key for item in (await store.list([NETWORKS])).items] == [NETWORKS + NETWORK]
+        profiles = (await store.list([ResourceKey("Profile", "net").path])).items
+        assert [item.key for item in profiles] == [ResourceKey("Profile", "net1").path]
 
     asyncio.run(scenario())
 

@@ -7,7 +7,7 @@ cut short is simply done again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_interface
@@ -15,13 +15,15 @@ from ipaddress import ip_interface
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.datastore.editing import Editor
 from calico_libnetwork.datastore.protocol import Datastore, Delete, Transaction
+from calico_libnetwork.docker import networks
+from calico_libnetwork.docker.endpoints import EndpointIndex
 from calico_libnetwork.errors import NotFound
 from calico_libnetwork.ipam import PREFIXES, Assignment, Ipam
 from calico_libnetwork.model import ipam_keys
 from calico_libnetwork.model.block import NODE_ATTRIBUTE
 from calico_libnetwork.model.documents import Document
 from calico_libnetwork.model.ipam_keys import Address, Network
-from calico_libnetwork.model.kinds import ResourceKey
+from calico_libnetwork.model.kinds import KINDS, ResourceKey
 from calico_libnetwork.model.validation import formats, validate
 
 GRACE = 0.5
@@ -46,13 +48,19 @@ async def delete(datastore: Datastore, key: ResourceKey, *, grace: float = GRACE
 @asynccontextmanager
 async def open_ipam(datastore: Datastore, node: str = "") -> AsyncGenerator[Ipam, None]:
     """IPAM on a cache that lives as long as the context."""
-    cache = Cache(datastore, PREFIXES)
-    running = asyncio.create_task(cache.run())
-    try:
-        await cache.synced()
+    async with _cached(datastore, PREFIXES) as cache:
         ipam = Ipam(cache, node=node)
         yield ipam
         await ipam.settled()
+
+
+@asynccontextmanager
+async def _cached(datastore: Datastore, prefixes: Sequence[str]) -> AsyncGenerator[Cache, None]:
+    cache = Cache(datastore, prefixes)
+    running = asyncio.create_task(cache.run())
+    try:
+        await cache.synced()
+        yield cache
     finally:
         running.cancel()
         with suppress(asyncio.CancelledError):
@@ -131,6 +139,7 @@ async def delete_node(datastore: Datastore, node: str) -> None:
             await _delete_if_there(editor, _key(document))
     for kind in ("FelixConfiguration", "BGPConfiguration"):
         await _delete_if_there(editor, ResourceKey(kind, f"node.{node}"))
+    await _forget_networks(datastore, node)
     await _delete_private(datastore, node)
     await _delete_if_there(editor, ResourceKey("Node", node))
 
@@ -178,6 +187,27 @@ def _key(document: Document) -> ResourceKey:
 async def _affinities(datastore: Datastore) -> list[tuple[str, Network]]:
     listing = await datastore.list([ipam_keys.AFFINITIES_PREFIX])
     return [parsed for item in listing.items if (parsed := ipam_keys.parse_affinity_key(item.key)) is not None]
+
+
+class _GoneDocker:
+    """Of a node that is no more."""
+
+    async def network_name(self, network_id: str) -> str | None:
+        return None
+
+    async def network_exists(self, network_id: str) -> bool | None:
+        return False
+
+
+async def _forget_networks(datastore: Datastore, node: str) -> None:
+    """As if its Docker had removed them: a profile that nobody else needs goes along."""
+    prefixes = [networks.PREFIX, KINDS["WorkloadEndpoint"].prefix, KINDS["Profile"].prefix]
+    async with _cached(datastore, prefixes) as cache:
+        index = EndpointIndex(cache, node=node)
+        known = networks.Networks(cache, index, _GoneDocker(), node=node, create_profiles=True)
+        for stored in list(known.all()):
+            if stored.record.node == node:
+                await known.remove(stored.record.id)
 
 
 async def _delete_private(datastore: Datastore, node: str) -> None:
