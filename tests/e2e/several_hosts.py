@@ -52,8 +52,8 @@ _MOVE_BEHIND = f"""
 ip address flush dev eth0 scope global
 ip address add {BEHIND}.$1/24 dev eth0
 ip address add {BEHIND6}:$1/64 dev eth0 nodad
-ip route add default via {BEHIND}.1
-ip -6 route add default via {BEHIND6}:1
+ip route replace default via {BEHIND}.1
+ip -6 route replace default via {BEHIND6}:1
 """
 
 _TO_BEHIND = f"""
@@ -104,7 +104,8 @@ class Cluster:
 
     def everywhere(self, what: str, condition: Callable[[Host], object], *, seconds: float = SOON) -> None:
         for host in self.hosts:
-            wait_for(f"{what} on {host.name}", partial(condition, host), seconds=seconds)
+            found = partial(own_traces, host)
+            wait_for(f"{what} on {host.name}", partial(condition, host), seconds=seconds, found=found)
 
     def network(self, name: str, *options: str) -> None:
         """Created on the first host, there on all."""
@@ -123,8 +124,7 @@ class Cluster:
         for host in self.hosts:
             host.plugin.stop()
             host.plugin.start(**self.environment)
-        for host in self.hosts:
-            wait_for("the agent to be at work", lambda: "ready" in tail(host.plugin.log))  # noqa: B023
+        self.everywhere("the agent at work", lambda host: "ready" in tail(host.plugin.log))
 
     def clear(self) -> None:
         """Removes what a test has made; fails if anything of it is left on a host."""
@@ -136,10 +136,7 @@ class Cluster:
             for name in networks(host):
                 host.machine.try_run("docker", "network", "rm", name)
         self.everywhere("no network", lambda host: not networks(host), seconds=15)
-        for host in self.hosts:
-            wait_for(
-                f"{host.name} to be clean", lambda: not own_traces(host), seconds=10, found=lambda: own_traces(host)
-            )  # noqa: B023
+        self.everywhere("no trace of a container", lambda host: not own_traces(host), seconds=10)
 
 
 def networks(host: Host) -> list[str]:
