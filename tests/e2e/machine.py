@@ -2,8 +2,9 @@
 
 Its processes are those below the one that holds the namespaces: that one gone, by ``close()`` or because the test run
 was killed, the kernel ends all others and takes the interfaces along. ``/etc`` and ``/var/lib`` are copy-on-write,
-``/run`` is empty and ``/sys`` shows this network, so what runs inside has the usual paths and nothing of the
-machine's own is touched. Left to remove are a directory and, after containers, empty cgroups.
+``/run`` is empty and ``/sys`` shows this network, so what runs inside has the usual paths, nothing of the machine's own
+is touched, and no Calico that the machine itself may have is seen. Left to remove are a directory and, after
+containers, empty cgroups.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ for path in etc var/lib; do
     mkdir -p "$upper" "$work"
     mount -t overlay overlay -o "lowerdir=/$path,upperdir=$upper,workdir=$work" "/$path"
 done
+rm -rf /etc/calico /etc/calico-libnetwork /var/lib/calico /var/lib/calico-libnetwork
 mount -t tmpfs tmpfs /run
 mkdir /run/lock
 rm -f /etc/resolv.conf && echo 'nameserver 127.0.0.1' >/etc/resolv.conf
