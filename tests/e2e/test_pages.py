@@ -72,7 +72,7 @@ def check(host: Host, line: Line, before: list[str]) -> None:
 
 
 @pytest.mark.parametrize("docker", dockers()[-1:], ids=str, scope="session")
-@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/troubleshooting.md"])
 def test_what_the_page_shows_is_what_happens(make_host: MakeHost, page: str) -> None:
     host = make_host(CALICO_LIBNETWORK_LABEL_ENDPOINTS="true")
     run(host, (REPOSITORY / page).read_text())
