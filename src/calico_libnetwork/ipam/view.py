@@ -42,6 +42,7 @@ class View:
         self.cache = cache
         self.generation = 0
         self._decoded: dict[str, tuple[KeyValue, object]] = {}
+        self._full: set[str] = set()  # keys of blocks
         self._grounds = (
             POOLS,
             RESERVATIONS,
@@ -95,10 +96,7 @@ class View:
 
     def is_full(self, key: str) -> bool:
         """Whether it is known, without decoding anything, that a block has nothing to give."""
-        known = self._decoded.get(key)
-        return (
-            known is not None and known[0] is self.cache.get(key) and isinstance(known[1], Block) and known[1].is_full
-        )
+        return key in self._full
 
     def blocks(self, node: str | None = None) -> Iterator[Block]:
         """All readable blocks in key order, or those that mention ``node``; the others are not even decoded."""
@@ -113,8 +111,14 @@ class View:
         item = self.cache.get(key)
         if item is not None and item.mod_revision == revision:
             self._decoded[key] = (item, decoded)
+            self._note_full(key, decoded)
+
+    def _note_full(self, key: str, decoded: object) -> None:
+        if isinstance(decoded, Block) and decoded.is_full:
+            self._full.add(key)
 
     def _heard(self, events: Sequence[Event]) -> None:
+        self._full.difference_update(event.key for event in events)
         if any(event.key.startswith(self._grounds) for event in events):
             self.generation += 1
 
@@ -136,6 +140,7 @@ class View:
                 decoded = error
                 _log.error("an object in the datastore is not readable", key=item.key, reason=str(error))
             self._decoded[item.key] = known = (item, decoded)
+            self._note_full(item.key, decoded)
         if isinstance(known[1], InvalidResource):
             raise InvalidResource(f"{item.key}: {known[1]}")
         return cast(T, known[1])  # one key is always decoded by the same function
