@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from calico_libnetwork.dataplane.mtu import Encapsulation, host_mtu, publish, workload_mtu
+from calico_libnetwork.dataplane.mtu import Encapsulation, host_mtu, publish, published, workload_mtu
 from calico_libnetwork.dataplane.rtnetlink import LinkInfo
 
 
@@ -34,6 +34,14 @@ def test_host_mtu_is_the_smallest_of_its_uplinks(links: list[LinkInfo], expected
 )
 def test_largest_encapsulation_counts(encapsulations: list[Encapsulation], expected: int) -> None:
     assert workload_mtu(1500, encapsulations) == expected
+
+
+def test_what_felix_published_is_read_and_nonsense_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "mtu"
+    assert published(path) is None
+    for text, expected in (("1450\n", 1450), ("0", None), ("large", None)):
+        path.write_text(text, encoding="ascii")
+        assert published(path) == expected
 
 
 def test_published_file_is_replaced_only_when_it_differs(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ class Dataplane:
         report: Report,
         felix: FelixEndpoints | None = None,
         find: Callable[[], int | None] = find_felix,
+        patience: float = HANDOVER_SECONDS,
     ) -> None:
         self._agent = agent
         self._bird = bird
@@ -48,6 +49,7 @@ class Dataplane:
         self._report = report
         self._felix = felix or FelixEndpoints()
         self._find = find
+        self._patience = patience
         self.passive = setting == "felix"
 
     async def close(self) -> None:
@@ -88,8 +90,12 @@ class Dataplane:
         """Until Felix has the endpoints of this node in force, or for a minute: then it is told in the log."""
         endpoints = self._programmed.keys()
         _log.info("Felix has appeared, waiting until it has this host's endpoints in force", endpoints=len(endpoints))
-        waiting = (self._felix.wait(key, HANDOVER_SECONDS) for key in endpoints)
-        if not all(await asyncio.gather(*waiting)):
+        try:
+            async with asyncio.timeout(self._patience):
+                if endpoints:
+                    await self._felix.reporting()
+                await asyncio.gather(*(self._felix.wait(key, self._patience) for key in endpoints))
+        except TimeoutError:
             _log.warning("Felix does not report every endpoint as being in force; leaving the host to it all the same")
 
     async def _hand_over(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_interface, ip_network
 from typing import Protocol, cast
@@ -68,16 +68,27 @@ class Ipam(Protocol):
 
 
 class OwnNode:
-    """``settings``: ``IP`` and ``IP6`` as configured. ``want`` what routing needs, ``run`` keeps it so."""
+    """``settings``: ``IP`` and ``IP6`` as configured. ``want`` what routing needs, ``run`` keeps it so.
+
+    ``is_ours`` is False while a calico/node on this host has the Node.
+    """
 
     def __init__(
-        self, resources: Resources, ipam: Ipam, *, node: str, links: Links, settings: Mapping[Family, str]
+        self,
+        resources: Resources,
+        ipam: Ipam,
+        *,
+        node: str,
+        links: Links,
+        settings: Mapping[Family, str],
+        is_ours: Callable[[], bool],
     ) -> None:
         self._resources = resources
         self._ipam = ipam
         self._node = node
         self._links = links
         self._settings = settings
+        self._is_ours = is_ours
         self._routing: Routing | None = None
         self._wake = asyncio.Event()
 
@@ -95,7 +106,7 @@ class OwnNode:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if self._routing is None:
+            if self._routing is None or not self._is_ours():
                 continue
             try:
                 await self._settle(self._routing)

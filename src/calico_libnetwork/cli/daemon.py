@@ -94,6 +94,7 @@ class Daemon:
         self._plugin_only = plugin_only
         self._links: Links | None = None
         self._own_node: OwnNode | None = None
+        self._dataplane: Dataplane | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:
@@ -113,6 +114,7 @@ class Daemon:
                 programmed=self._programmed,
                 report=report,
             )
+            self._dataplane = dataplane
             await dataplane.close()
             self._add_parts(cache, agent, dataplane)
             await self._work(
@@ -181,8 +183,13 @@ class Daemon:
         """As set, else what fits through the uplink and the encapsulations in use."""
         if self._config.veth_mtu is not None:
             return self._config.veth_mtu
+        if self._felix_has_the_host() and (size := mtu.published()) is not None:
+            return size
         links = self._links.by_name.values() if self._links is not None else ()
         return self._router.desired().workload_mtu or mtu.host_mtu(links)
+
+    def _felix_has_the_host(self) -> bool:
+        return self._dataplane is not None and self._dataplane.passive
 
     async def _become_ready(self, datastore: Datastore, cache: Cache, links: Links, dataplane: Dataplane) -> None:
         """Once: what the first start makes, then the drivers, then whatever waits for them."""
@@ -197,6 +204,7 @@ class Daemon:
             node=self._config.nodename,
             links=links,
             settings=_address_settings(self._config),
+            is_ours=lambda: not self._felix_has_the_host(),
         )
         built = assembly.assemble(
             self._settings,
@@ -219,8 +227,7 @@ class Daemon:
         if not started.ready:
             works["first start, once unlocked"] = lambda: self._finish_first_start(datastore, cache, first)
         await self._veths.sweep()
-        if not dataplane.passive:
-            self._own_node.want(self._router.desired())
+        self._own_node.want(self._router.desired())
         try:
             async with asyncio.TaskGroup() as tasks:
                 for name, work in works.items():

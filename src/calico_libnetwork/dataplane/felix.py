@@ -17,6 +17,7 @@ from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.names import split_workload_endpoint_name
 from calico_libnetwork.model.resources import LIBNETWORK_NAMESPACE, ORCHESTRATOR
 
+CHECK_SECONDS = 0.25
 STATUS_DIRECTORY = Path("/var/run/calico/endpoint-status")
 _IN_CLOSE_WRITE, _IN_MOVED_TO = 0x8, 0x80
 _IN_CREATE = 0x100
@@ -64,6 +65,11 @@ class FelixEndpoints:
 
     def __init__(self, directory: Path = STATUS_DIRECTORY) -> None:
         self._directory = directory
+
+    async def reporting(self) -> None:
+        """Returns once Felix reports endpoints at all, which it begins to do some time after its start."""
+        while not self._directory.is_dir():  # noqa: ASYNC110 - there may be no directory yet that could be watched
+            await asyncio.sleep(CHECK_SECONDS)
 
     async def wait(self, key: ResourceKey, timeout: float) -> bool:  # noqa: ASYNC109 - an answer, not an error
         """Whether Felix had the endpoint in force within ``timeout`` seconds."""

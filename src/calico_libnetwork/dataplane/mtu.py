@@ -14,6 +14,7 @@ Encapsulation = Literal["ipip", "vxlan", "vxlan-v6"]
 
 DEFAULT_PATTERN = r"^((en|wl|ww|sl|ib)[Pcopsvx].*|(eth|wlan|wwan).*)"
 FALLBACK_MTU = 1460
+PUBLISHED = Path("/var/lib/calico/mtu")
 _OVERHEAD: dict[Encapsulation, int] = {"ipip": 20, "vxlan": 50, "vxlan-v6": 70}
 
 
@@ -27,7 +28,15 @@ def workload_mtu(host: int, encapsulations: Collection[Encapsulation]) -> int:
     return host - max((_OVERHEAD[encapsulation] for encapsulation in encapsulations), default=0)
 
 
-def publish(mtu: int, path: Path = Path("/var/lib/calico/mtu")) -> None:
+def published(path: Path = PUBLISHED) -> int | None:
+    """What the Felix of this host says fits through its encapsulations."""
+    try:
+        return int(path.read_text(encoding="ascii")) or None
+    except (OSError, ValueError):
+        return None
+
+
+def publish(mtu: int, path: Path = PUBLISHED) -> None:
     """For Calico's CNI plugin, should it come to this host: the number, replaced in one step."""
     text = str(mtu)
     if path.is_file() and path.read_text(encoding="ascii").strip() == text:
