@@ -37,7 +37,7 @@ E_LINE = f"10.65.0.5\tworkload-E.net1 workload-E\t{MARK}\n"
 
 
 def entry(address: str, *names: str) -> Entry:
-    return Entry(ip_address(address), names)
+    return Entry(address, names)
 
 
 WORKLOAD_E = entry("10.65.0.5", "workload-E.net1", "workload-E")

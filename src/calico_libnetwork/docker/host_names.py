@@ -12,7 +12,8 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from calico_libnetwork.datastore.protocol import Event
 from calico_libnetwork.docker.cluster_members import ClusterMembers
 from calico_libnetwork.docker.cluster_records import HOSTS
 from calico_libnetwork.docker.containers import ContainerTable
-from calico_libnetwork.docker.endpoints import EndpointIndex
+from calico_libnetwork.docker.endpoints import Endpoint, EndpointIndex
 from calico_libnetwork.docker.hosts_file import Entry, entries_by_container, has_marks, revised
 from calico_libnetwork.errors import DockerUnavailable
 from calico_libnetwork.model.kinds import KINDS
@@ -79,11 +80,12 @@ class HostNames:
     async def run(self) -> None:
         while True:
             self._wake.clear()
+            started = time.monotonic()
             try:
                 await self.round()
             except DockerUnavailable as error:
                 _log.debug("names not compared", reason=str(error))
-            await asyncio.sleep(_SPACING)
+            await asyncio.sleep(max(_SPACING, time.monotonic() - started))  # under churn, half of the time is others'
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PERIOD):
                     await self._wake.wait()
@@ -110,30 +112,34 @@ class HostNames:
             self._directory = Path(root) / "containers"
             candidates = candidates | self._table.ids()  # an earlier life may have left names anywhere
         await self._own_names.follow_names()
-        wanted = entries_by_container(
-            self._endpoints.all(),
-            self._members.of_endpoint,
-            node=self._node,
-            is_local_name=lambda name: self._table.by_name(name) is not None,
-        )
-        files = {each: self._directory / each / "hosts" for each in candidates | wanted.keys() if _ID.fullmatch(each)}
-        written, problem = await asyncio.to_thread(_revise, files, wanted)
+        written, problem = await asyncio.to_thread(self._revise_all, self._directory, candidates, self._endpoints.all())
         self._written = written
         if problem and problem != self.problem:
             _log.warning("cluster network", problem=problem)
         self.problem = problem
+
+    def _revise_all(self, directory: Path, candidates: set[str], endpoints: Sequence[Endpoint]) -> tuple[set[str], str]:
+        """In a thread of its own: a large network is many lines in many files."""
+        wanted = entries_by_container(
+            endpoints,
+            self._members.of_endpoint,
+            node=self._node,
+            is_local_name=lambda name: self._table.by_name(name) is not None,
+        )
+        files = {each: directory / each / "hosts" for each in candidates | wanted.keys() if _ID.fullmatch(each)}
+        return _revise(files, wanted)
 
     def _on_events(self, events: Sequence[Event]) -> None:
         if any(event.key.startswith((_ENDPOINTS, HOSTS)) for event in events):
             self._wake.set()
 
 
-def _revise(files: Mapping[str, Path], wanted: Mapping[str, Iterable[Entry]]) -> tuple[set[str], str]:
+def _revise(files: Mapping[str, Path], wanted: Mapping[str, Sequence[Entry]]) -> tuple[set[str], str]:
     """The containers whose file now holds names of ours, and why a file could not be written."""
     holding, problem = set(), ""
     for container_id, file in files.items():
         try:
-            if revise(file, [*wanted.get(container_id, ())]):
+            if revise(file, wanted.get(container_id, ())):
                 holding.add(container_id)
         except FileNotFoundError:
             if container_id in wanted and not file.parent.parent.is_dir():

@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from calico_libnetwork.docker.cluster_records import Member
 from calico_libnetwork.docker.endpoints import Endpoint
@@ -23,7 +24,7 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    address: Address
+    address: str
     names: tuple[str, ...]
 
 
@@ -47,28 +48,32 @@ def entries_by_container(
         elif endpoint.container_id:
             own.append((endpoint, member))
             local_names[member.uid].add(endpoint.container_name)
+
+    @cache
+    def entries(uid: str, network: str, version: int) -> list[Entry]:
+        reachable = (other for other in others[uid] if other.container_name not in local_names[uid])
+        return _entries(reachable, network, version, is_local_name)
+
     found: dict[str, list[Entry]] = defaultdict(list)
     for endpoint, member in sorted(own, key=lambda each: (each[1].name, each[0].endpoint_id)):
-        reachable = (other for other in others[member.uid] if other.container_name not in local_names[member.uid])
-        found[endpoint.container_id] += _entries(endpoint, member.name, reachable, is_local_name)
+        for version in sorted({address.version for address in endpoint.addresses}):
+            found[endpoint.container_id] += entries(member.uid, member.name, version)
     return dict(found)
 
 
 def _entries(
-    endpoint: Endpoint, network: str, others: Iterable[Endpoint], is_local_name: Callable[[str], bool]
+    others: Iterable[Endpoint], network: str, version: int, is_local_name: Callable[[str], bool]
 ) -> list[Entry]:
-    """In the families that the container has itself in this network."""
-    versions = {address.version for address in endpoint.addresses}
-    found = []
+    """Of one family: a container has a use for those that it has itself in the network."""
+    found: list[tuple[str, Address, tuple[str, ...]]] = []
     for other in others:
         name = other.container_name
         if other.held or _NAME.fullmatch(name) is None:
             continue
-        names = [f"{name}.{network}"] if _NAME.fullmatch(network) else []
-        if not is_local_name(name):
-            names.append(name)
-        found += [Entry(address, tuple(names)) for address in other.addresses if address.version in versions and names]
-    return sorted(found, key=lambda entry: (entry.names, entry.address.version, entry.address))
+        qualified = [f"{name}.{network}"] if _NAME.fullmatch(network) else []
+        names = (*qualified, *([] if is_local_name(name) else [name]))
+        found += [(name, address, names) for address in other.addresses if address.version == version and names]
+    return [Entry(str(address), names) for _, address, names in sorted(found)]
 
 
 def revised(content: str, entries: Sequence[Entry]) -> str:
@@ -76,10 +81,10 @@ def revised(content: str, entries: Sequence[Entry]) -> str:
     lines = content.splitlines(keepends=True)
     theirs = [line for line in lines if not line.rstrip().endswith(MARK)]
     taken = {name for line in theirs for name in line.partition("#")[0].split()[1:]}
-    wanted = [*dict.fromkeys(filter(None, (_line(entry, taken) for entry in entries)))]
-    present = [line for line in lines if line.rstrip().endswith(MARK)]
-    missing = [line for line in wanted if line not in set(present)]
-    if set(present) <= set(wanted):
+    wanted = dict.fromkeys(filter(None, (_line(entry, taken) for entry in entries)))
+    present = {line for line in lines if line.rstrip().endswith(MARK)}
+    if present <= wanted.keys():
+        missing = [line for line in wanted if line not in present]
         return _ended(content) + "".join(missing) if missing else content
     return _ended("".join(theirs)) + "".join(wanted)
 
