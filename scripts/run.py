@@ -16,7 +16,8 @@ def main() -> None:
     end_abandoned()
     if plugin_answers():
         raise SystemExit("calico-libnetwork runs on this machine already.")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     plugin = subprocess.Popen([COMMAND, "run", *sys.argv[1:]], start_new_session=True)
     try:
         with some_docker():
