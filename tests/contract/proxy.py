@@ -12,6 +12,7 @@ class Proxy:
         self.target = target
         self.port = 0
         self.mute = False  # the server hears, and its answers are lost
+        self.delay = 0.0  # seconds each way
         self.closed = False  # connections are refused as soon as they are made
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -43,6 +44,7 @@ class Proxy:
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool) -> None:
         try:
             while data := await reader.read(65536):
+                await asyncio.sleep(self.delay)
                 if not (answers and self.mute):
                     writer.write(data)
                     await writer.drain()

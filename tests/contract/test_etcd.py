@@ -154,6 +154,12 @@ async def survives(store: EtcdDatastore, cache: Cache) -> None:
     await until(lambda: content(cache).keys() == {"/before", "/after", "/elsewhere"})
 
 
+async def test_etcd_may_be_far_away(etcd: EtcdServer) -> None:
+    async with proxied(etcd.port) as proxy, connected(EtcdSettings((proxy.endpoint,))) as store:
+        proxy.delay = 0.12
+        await store.list(["/"])
+
+
 async def test_write_whose_answer_is_lost_is_recognised_on_the_next_member(etcd: EtcdServer, root: str) -> None:
     async with proxied(etcd.port) as proxy, connected(EtcdSettings((proxy.endpoint, etcd.endpoint))) as store:
         before = await write(store, Put(f"{root}changed", b"1"), Put(f"{root}gone", b"1"))
