@@ -155,8 +155,8 @@ async def survives(store: EtcdDatastore, cache: Cache) -> None:
 
 
 async def test_etcd_may_be_far_away(etcd: EtcdServer) -> None:
-    async with proxied(etcd.port) as proxy, connected(EtcdSettings((proxy.endpoint,))) as store:
-        proxy.delay = 0.12
+    async with proxied(etcd.port) as proxy, connected(EtcdSettings((proxy.endpoint,)), Timing()) as store:
+        proxy.delay = 0.15
         await store.list(["/"])
 
 
