@@ -20,6 +20,10 @@ DEMO_PACKAGES := busybox-static iputils-ping
 TEST_PACKAGES := bird2 busybox-static etcd-client etcd-server iputils-ping libdevmapper1.02.1 libseccomp2 netcat-openbsd
 BENCH_PACKAGES := iperf3
 
+# What is quick comes first, real daemons last
+TEST_FOLDERS := $(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py))
+SYSTEM_TESTS := $(filter-out tests/unit tests/e2e,$(TEST_FOLDERS))
+
 .PHONY: help venv run demo check test test-unit test-system test-e2e bench etcd-stubs build clean root run-packages test-packages
 
 help:  ## this list
@@ -41,13 +45,13 @@ check: venv  ## formatting, lint, types, import direction
 	$(BIN)/pytest -q tests/unit/test_architecture.py
 
 test: root venv test-packages  ## all tests: unit, datastore contract, kernel, real Docker daemons (root)
-	$(BIN)/pytest tests
+	$(BIN)/pytest tests/unit $(SYSTEM_TESTS) tests/e2e
 
 test-unit: venv  ## tests that need neither root nor network
 	$(BIN)/pytest tests/unit
 
 test-system: root venv test-packages  ## datastores and the kernel, in network namespaces (root)
-	$(BIN)/pytest tests/contract tests/system
+	$(BIN)/pytest $(SYSTEM_TESTS)
 
 test-e2e: root venv test-packages  ## real Docker 20.10, 26.1 and 28.5 daemons (root); ARGS is handed to pytest
 	$(BIN)/pytest tests/e2e $(ARGS)
