@@ -140,7 +140,7 @@ ip -6 route add default via fd00:30::1
 """
 
 
-@dataclass
+@dataclass(repr=False)
 class Host:
     docker_release: Docker
     machine: Machine
@@ -153,6 +153,9 @@ class Host:
     def __post_init__(self) -> None:
         self.dockerd = Dockerd(self.machine)
         self.plugin = Plugin(self.machine)
+
+    def __repr__(self) -> str:
+        return f"<{self.name} with {self.docker_release}>"
 
     @property
     def name(self) -> str:
@@ -253,7 +256,7 @@ class Host:
             self.docker("network", "rm", *networks, seconds=300)
 
 
-@dataclass
+@dataclass(repr=False)
 class Dockerd:
     machine: Machine
     _process: Process | None = None
@@ -296,7 +299,7 @@ class Dockerd:
         return "200 OK" in ask(self.machine.root / "run/docker.sock", "/_ping", method="GET")
 
 
-@dataclass
+@dataclass(repr=False)
 class Plugin:
     """``calico-libnetwork run``; started with an environment it keeps over ``restart()``."""
 

@@ -65,7 +65,7 @@ def wait_for(
         time.sleep(0.01)
 
 
-@dataclass
+@dataclass(repr=False)
 class Machine:
     name: str
     directory: Path
