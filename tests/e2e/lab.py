@@ -15,17 +15,16 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from calico_libnetwork.cli.session import open_datastore
 from calico_libnetwork.config import Config
-from tests.e2e.machine import Machine, Process, remove_cgroups, wait_for
+from tests.e2e.machine import Machine, Process, ask, remove_cgroups, wait_for
 from tests.etcd_server import EtcdServer
 
 REPOSITORY = Path(__file__).parents[2]
@@ -123,8 +122,9 @@ class Lab(AbstractContextManager["Lab"]):
         return archive
 
 
+# with an address of its own: a bridge without takes that of a port, and another one when the port's host goes
 _FABRIC = f"""
-ip link add fabric type bridge
+ip link add fabric address 0e:00:00:00:00:01 type bridge
 ip link set fabric up
 ip address add 172.30.0.1/24 dev fabric
 ip address add fd00:30::1/64 dev fabric nodad
@@ -362,23 +362,6 @@ async def _keys(config: Config, prefix: str) -> list[str]:
 
 def _last(key: str) -> str:
     return key.rsplit("/", 1)[1]
-
-
-def ask(path: Path, target: str, *, method: str = "POST") -> str:
-    """The whole HTTP answer of a unix socket; empty if nobody answers."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(2)
-        try:
-            connection.connect(str(path))
-            connection.sendall(f"{method} {target} HTTP/1.0\r\nHost: lab\r\nContent-Length: 0\r\n\r\n".encode())
-            return b"".join(_chunks(connection)).decode()
-        except OSError:
-            return ""
-
-
-def _chunks(connection: socket.socket) -> Iterator[bytes]:
-    while chunk := connection.recv(65536):
-        yield chunk
 
 
 def tail(log: Path, *, start: int = 0, lines: int = 60) -> str:

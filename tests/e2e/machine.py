@@ -12,9 +12,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -177,6 +178,23 @@ class Process:
         """Sends the signal and waits for the end; returns the exit status (128 + signal as a shell counts)."""
         self.send(number)
         return self.entered.wait(seconds)
+
+
+def ask(path: Path, target: str, *, method: str = "POST") -> str:
+    """The whole HTTP answer of a unix socket; empty if nobody answers."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(2)
+        try:
+            connection.connect(str(path))
+            connection.sendall(f"{method} {target} HTTP/1.0\r\nHost: lab\r\nContent-Length: 0\r\n\r\n".encode())
+            return b"".join(_chunks(connection)).decode()
+        except OSError:
+            return ""
+
+
+def _chunks(connection: socket.socket) -> Iterator[bytes]:
+    while chunk := connection.recv(65536):
+        yield chunk
 
 
 def remove_cgroups(name: str) -> None:

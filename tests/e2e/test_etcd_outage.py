@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from tests.e2e.etcd import a_host, etcd_in, on_etcd
-from tests.e2e.lab import Docker, Host, Lab, ask, dockers, tail
-from tests.e2e.machine import wait_for
+from tests.e2e.lab import Docker, Host, Lab, dockers, tail
+from tests.e2e.machine import ask, wait_for
 from tests.e2e.test_restart import pinging
 from tests.etcd_server import EtcdServer
 
