@@ -6,7 +6,6 @@ service this touches nothing but the dockerd of our own: that installation is no
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from scripts.demo import remove_outside
@@ -16,8 +15,8 @@ from scripts.machine import (
     output,
     plugin_answers,
     plugin_tables,
-    remove_plugin_traces,
     some_plugin,
+    uninstall,
 )
 
 INSTALLED = Path("/etc/systemd/system/calico-libnetwork.service"), Path("/lib/systemd/system/calico-libnetwork.service")
@@ -34,9 +33,10 @@ def main() -> None:
             )
         if docker_version():
             remove_networks()
-        remove_plugin_traces(plugin_tables())
-        for directory in DIRECTORIES:
-            shutil.rmtree(directory, ignore_errors=True)
+        if plugin_tables() or any(directory.exists() for directory in DIRECTORIES):
+            print(uninstall())
+        if plugin_tables():
+            raise SystemExit("The plugin's tables are still there: make venv, then make clean again.")
 
 
 def remove_networks() -> None:

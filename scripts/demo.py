@@ -27,9 +27,9 @@ from scripts.machine import (
     output,
     plugin_answers,
     plugin_tables,
-    remove_plugin_traces,
     some_docker,
     some_plugin,
+    uninstall,
     wait_for,
 )
 
@@ -161,7 +161,7 @@ def plugin(tables: list[list[str]]) -> Iterator[None]:
                 remove_leftovers()
     finally:
         if not tables:
-            remove_plugin_traces(plugin_tables())
+            uninstall()
 
 
 @contextmanager

@@ -24,7 +24,6 @@ STATE = REPOSITORY / ".state"
 COMMAND = REPOSITORY / ".venv/bin/calico-libnetwork"
 SOCKET = Path("/run/docker/plugins/calico.sock")
 TABLES = [("inet", "calico-libnetwork"), ("arp", "calico-libnetwork")]
-BLOCK_ROUTES = ("proto", "80")
 FORWARDING = [Path("/proc/sys/net/ipv4/ip_forward"), Path("/proc/sys/net/ipv6/conf/all/forwarding")]
 # Where a dockerd leaves something outside of its data directory
 DOCKER_PATHS = [Path(path) for path in ("/run/docker", "/run/docker.sock", "/run/containerd", "/etc/docker")]
@@ -197,13 +196,9 @@ def plugin_tables() -> list[tuple[str, str]]:
     return [(family, name) for family, name in TABLES if f"table {family} {name}" in listed]
 
 
-def remove_plugin_traces(tables: list[tuple[str, str]]) -> None:
-    """What stays in the kernel when the plugin has ended, by design: traffic it closed stays closed."""
-    for family, name in tables:
-        output("nft", "delete", "table", family, name)
-    for family in ("-4", "-6"):
-        output("ip", family, "route", "flush", *BLOCK_ROUTES)
-    _remove_plugin_rule()
+def uninstall() -> str:
+    """Takes back what stays when the plugin has ended, by design: traffic it closed stays closed. Returns its words."""
+    return output(str(COMMAND), "uninstall", "--yes", "--force")
 
 
 def _remove_plugin_rule() -> None:
