@@ -48,12 +48,12 @@ async def test_removal_leaves_what_is_not_ours(namespace: Namespace, others: str
     told = await removal.remove_all(tmp_path / "bird", felix=False)
     assert stable(namespace.run("sh", "-c", SHOW)) == stable(others)
     assert sorted(told) == [
-        "1 routes that drop what has no other",
-        "1 routes through cali0123456789a",
-        "2 routes through up0",
         "interface vxlan.calico",
         "nftables table arp calico-libnetwork, and its rule in Docker's firewall",
         "nftables table inet calico-libnetwork, and its rule in Docker's firewall",
+        "routes that drop what has no other: 1",
+        "routes through cali0123456789a: 1",
+        "routes through up0: 2",
     ]
     assert await removal.remove_all(tmp_path / "bird", felix=False) == []
 

@@ -49,17 +49,18 @@ async def remove_all(bird_directory: Path, *, felix: bool) -> list[str]:
 async def _routes(kernel: Kernel, links: Links, bird_directory: Path) -> list[str]:
     told = []
     if await asyncio.to_thread(bird_directory.exists):
+        if (bird_directory / "bird.conf").exists():  # there since a BIRD was started
+            told.append("BIRD's files and routes")
         async with Bird(bird_directory, kernel) as bird:
             await bird.configure(None)
         await asyncio.to_thread(shutil.rmtree, bird_directory)
-        told.append("BIRD's files and routes")
     routes = Routes(kernel, links)
     await routes.read()
     found = [*routes.actual]
     failures = await routes.withdraw(found)
     if failures:
         raise DataplaneError("; ".join(failure.reason for failure in failures))
-    told += [f"{count} routes {_place(interface)}" for interface, count in Counter(key[2] for key in found).items()]
+    told += [f"routes {_place(interface)}: {count}" for interface, count in Counter(key[2] for key in found).items()]
     devices = [name for name in DEVICES.values() if name in links.by_name]
     await Vxlan(kernel, links).sweep(VxlanState())
     if any(interface == IPIP_INTERFACE for _, _, interface in found):
