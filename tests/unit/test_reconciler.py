@@ -195,3 +195,17 @@ async def test_an_address_released_in_vain_and_given_out_again_stays(host: Host,
     await host.drivers.ipam.request_address(messages.RequestAddress(pool_id="CalicoPoolIPv4", address=address))
     assert await reconciling.round() == []
     assert len(host.ipam.assignments()) == 1
+
+
+async def test_a_network_removed_while_the_datastore_was_away_is_forgotten_with_its_profile(
+    host: Host, reconciling: Reconciler, clock: Clock
+) -> None:
+    await start(host)
+    await host.drivers.network.delete_endpoint(messages.EndpointRequest(network_id=NETWORK, endpoint_id=ENDPOINT))
+    assert await host.resource("Profile", "net1") is not None
+    host.daemon.names = {"c" * 64: "another"}
+    assert await reconciling.round() == []
+    clock.now += CONFIRMATION
+    assert Suspicion("network", NETWORK) in await reconciling.round()
+    assert await host.resource("Profile", "net1") is None
+    assert await host.keys("/calico-libnetwork/v1/networks/") == []

@@ -39,7 +39,7 @@ SETTLING = 10.0
 
 _log = structlog.get_logger(__name__)
 
-Kind = Literal["endpoint", "address", "interface"]
+Kind = Literal["endpoint", "address", "interface", "network"]
 
 
 class Assignment(Protocol):
@@ -61,7 +61,7 @@ class Ipam(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """``subject``: an endpoint id, an address or an interface name."""
+    """``subject``: the id of an endpoint or network, an address or an interface name."""
 
     kind: Kind
     subject: str
@@ -71,8 +71,8 @@ class Suspicion:
 class Reading:
     """``docker_ids``, ``docker_addresses``: of all endpoints Docker lists, joining ones included.
 
-    ``unnamed``: assigned on this node without a handle, as by the plugin that this one replaces; what such an address
-    is for, only its endpoint can tell.
+    ``gone_networks``: recorded by this node and not listed by Docker. ``unnamed``: assigned on this node without a
+    handle, as by the plugin that this one replaces; what such an address is for, only its endpoint can tell.
     """
 
     docker_ids: frozenset[str]
@@ -82,6 +82,7 @@ class Reading:
     unnamed: Mapping[Address, Assignment]
     reserved: frozenset[Address]
     interfaces: frozenset[str]
+    gone_networks: frozenset[str]
 
 
 def read_docker(networks: Iterable[Mapping[str, Any]]) -> tuple[frozenset[str], frozenset[Address]]:
@@ -107,6 +108,8 @@ def suspicions(reading: Reading) -> Iterator[Suspicion]:
         yield Suspicion("address", str(address))
     for interface in reading.interfaces - known_interfaces:
         yield Suspicion("interface", interface)
+    for network_id in reading.gone_networks:
+        yield Suspicion("network", network_id)
 
 
 class DockerView(Protocol):
@@ -177,8 +180,10 @@ class Reconciler:
         """One comparison; what was repaired. Raises ``DockerUnavailable``."""
         await self._restore_profiles()
         known = self._networks.own() | {endpoint.network_id for endpoint in self._endpoints.of_node()}
-        docker_ids, docker_addresses = read_docker(await self._docker.own_networks(known))
-        reading = self._read(docker_ids, docker_addresses)
+        listed = await self._docker.own_networks(known)
+        docker_ids, docker_addresses = read_docker(listed)
+        gone = self._networks.own() - {network["Id"] for network in listed}
+        reading = self._read(docker_ids, docker_addresses, frozenset(gone))
         self._departures.keep(endpoints=reading.endpoints, addresses=reading.assigned.keys() - docker_addresses)
         now = self._clock()
         self._since = {found: self._since.get(found, _first_seen(found, reading, now)) for found in suspicions(reading)}
@@ -204,7 +209,9 @@ class Reconciler:
         for profile in restored:
             _log.info("made a profile anew that endpoints name", profile=profile)
 
-    def _read(self, docker_ids: frozenset[str], docker_addresses: frozenset[Address]) -> Reading:
+    def _read(
+        self, docker_ids: frozenset[str], docker_addresses: frozenset[Address], gone_networks: frozenset[str]
+    ) -> Reading:
         own = {endpoint.endpoint_id: endpoint for endpoint in self._endpoints.of_node()}
         here = {each.address: each for each in self._ipam.assignments(self._node)}
         assigned = {address: each for address, each in here.items() if is_address_handle(each.handle, self._node)}
@@ -217,6 +224,7 @@ class Reconciler:
             {address: each for address, each in here.items() if each.handle is None},
             frozenset(reserved | {address for address in assigned if address in self._in_flight}),
             frozenset(name for name in self._interfaces() if name.startswith(INTERFACE_PREFIX) and "-" not in name),
+            gone_networks,
         )
 
     async def _repair(self, found: Suspicion, reading: Reading) -> bool:
@@ -225,6 +233,8 @@ class Reconciler:
                 await self._remove_endpoint(reading.endpoints[found.subject], reading)
             elif found.kind == "address":
                 await self._release(ip_address(found.subject), reading)
+            elif found.kind == "network":
+                await self._networks.remove(found.subject)
             else:
                 await self._veths.schedule_delete(found.subject)
         except CalicoError as error:
