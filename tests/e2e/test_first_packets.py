@@ -16,7 +16,7 @@ from tests.e2e.lab import IMAGE, OUTSIDE, OUTSIDE6, Host
 from tests.e2e.machine import wait_for
 from tests.e2e.traffic import Resources, Traffic, arrivals
 
-STARTS = int(os.environ.get("CALICO_LAB_STARTS", "20"))
+STARTS = int(os.environ.get("CALICO_LAB_STARTS", "12"))
 AT_ONCE = 4
 QUARANTINED = "--label=org.projectcalico.label.quarantine=true"
 POLICY = """
