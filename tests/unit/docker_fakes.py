@@ -35,6 +35,7 @@ class FakeVeths:
         self.present: dict[str, VethSpec] = {}
         self.created = 0
         self.fail = False
+        self.gateways: dict[str, IPv6Address] = {}
         self.gate = asyncio.Event()  # closed, it holds deletions up
         self.gate.set()
 
@@ -44,6 +45,9 @@ class FakeVeths:
         self.created += 1
         self.present[spec.host_name] = spec
         return Veth(self.created, IPv6Address("fe80::ecee:eeff:feee:eeee") if spec.ipv6 else None)
+
+    async def add_gateway(self, host_name: str, address: IPv6Address) -> None:
+        self.gateways[host_name] = address
 
     async def schedule_delete(self, host_name: str) -> None:
         await self.gate.wait()

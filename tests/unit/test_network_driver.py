@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -249,9 +250,11 @@ async def test_second_network_of_a_container_gets_another_next_hop(tmp_path: Pat
         await driver.create_endpoint(endpoint(third, v4="", v6="fd80:24e2:f998:72d6::7/128"))
         assert (await driver.join(joining())).gateway == "169.254.1.1"
         answers = [await driver.join(joining(second)), await driver.join(joining(second))]
-        assert [(answer.gateway, answer.gateway_ipv6) for answer in answers] == [("169.254.1.2", "")] * 2
-        without = await driver.join(joining(third))
-        assert (without.gateway, without.static_routes, without.disable_gateway_service) == ("", (), True)
+        hops = ("169.254.1.2", "fe80::ecee:eeff:feee:eeef")
+        assert [(answer.gateway, answer.gateway_ipv6) for answer in answers] == [hops] * 2
+        assert host.veths.gateways["cali" + second[:11]] == IPv6Address(hops[1])
+        without_ipv4 = await driver.join(joining(third))
+        assert (without_ipv4.gateway, without_ipv4.gateway_ipv6) == ("", "fe80::ecee:eeff:feee:eef0")
         assert (await driver.join(joining(third, sandbox="/other"))).gateway_ipv6 == "fe80::ecee:eeff:feee:eeee"
 
 

@@ -31,6 +31,7 @@ from calico_libnetwork.errors import AlreadyExists, DataplaneError, KernelRefuse
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
 DYING_PREFIX = "cali-"  # no endpoint id has a dash
 _DYING_NAME_BYTES = 5
+_LINK_LOCAL_LENGTH = 64
 
 _log = structlog.get_logger(__name__)
 
@@ -88,6 +89,10 @@ class VethPairs:
         index = await self._kernel.run(_retire, host_name)
         if index is not None:
             self._delete_soon([index])
+
+    async def add_gateway(self, host_name: str, address: IPv6Address) -> None:
+        """A further link-local address of the host end; again is success. Raises ``DataplaneError``."""
+        await self._kernel.run(_add_gateway, host_name, address)
 
     async def sweep(self) -> None:
         """Deletes what an earlier process left dying."""
@@ -191,6 +196,13 @@ def link_local(mac: str) -> IPv6Address:
     return IPv6Address(
         b"\xfe\x80" + bytes(6) + bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:6],
     )
+
+
+def _add_gateway(kernel: Socket, host_name: str, address: IPv6Address) -> None:
+    link = _find(kernel, host_name)
+    if link is None:
+        raise DataplaneError(f"interface {host_name} is gone and gets no address")
+    kernel.do(rtnetlink.add_address(link.index, address, _LINK_LOCAL_LENGTH))
 
 
 def _find(kernel: Socket, name: str) -> rtnetlink.LinkInfo | None:

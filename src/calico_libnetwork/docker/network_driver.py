@@ -37,6 +37,7 @@ from calico_libnetwork.errors import (
     AddressInUse,
     AlreadyExists,
     Conflict,
+    DataplaneError,
     DatastoreUnavailable,
     InvalidResource,
     NotFound,
@@ -59,6 +60,8 @@ _log = structlog.get_logger(__name__)
 
 class Veths(Remover, Protocol):
     async def create(self, spec: VethSpec) -> Veth: ...
+
+    async def add_gateway(self, host_name: str, address: IPv6Address) -> None: ...
 
 
 class EndpointStatus(Protocol):
@@ -180,7 +183,7 @@ class NetworkDriver:
                 endpoint=request.endpoint_id[:12],
                 waited=STATUS_DEADLINE,
             )
-        return self._joined(endpoint, place)
+        return await self._joined(endpoint, place)
 
     async def leave(self, request: messages.EndpointRequest) -> None:
         self._sandboxes.leave(request.endpoint_id)
@@ -257,8 +260,8 @@ class NetworkDriver:
                 return
         raise Conflict(f"network {request.network_id[:12]} kept being changed by others; try again")
 
-    def _joined(self, endpoint: Endpoint, place: int) -> messages.Joined:
-        gateway_v4, gateway_v6 = self._gateways(endpoint, place)
+    async def _joined(self, endpoint: Endpoint, place: int) -> messages.Joined:
+        gateway_v4, gateway_v6 = await self._gateways(endpoint, place)
         routes = tuple(
             messages.StaticRoute(destination=f"{gateway}/{gateway.max_prefixlen}", route_type=messages.CONNECTED)
             for gateway in (gateway_v4, gateway_v6)
@@ -274,16 +277,22 @@ class NetworkDriver:
             disable_gateway_service=not routes,
         )
 
-    def _gateways(self, endpoint: Endpoint, place: int) -> tuple[IPv4Address | None, IPv6Address | None]:
+    async def _gateways(self, endpoint: Endpoint, place: int) -> tuple[IPv4Address | None, IPv6Address | None]:
         """Only of families that the endpoint has; the kernel of a container without IPv6 refuses the rest.
 
-        The host answers for any IPv4 next hop, but has one link-local address, which a container can use once.
+        Each interface of a container needs next hops of its own. The host answers for any IPv4 one by proxy; a further
+        IPv6 one must be an address of the host's end.
         """
         versions = {address.version for address in endpoint.addresses}
         gateway_v4 = GATEWAY_V4 + (place - 1) if 4 in versions else None
-        gateway_v6 = None
-        if 6 in versions and place == 1:
-            gateway_v6 = self._gateways_v6.get(endpoint.endpoint_id, link_local(HOST_MAC))
+        gateway_v6 = self._gateways_v6.get(endpoint.endpoint_id, link_local(HOST_MAC)) if 6 in versions else None
+        if gateway_v6 is not None and place > 1:
+            gateway_v6 += place - 1
+            try:
+                await self._veths.add_gateway(endpoint.interface, gateway_v6)
+            except DataplaneError as error:
+                _log.warning("no IPv6 gateway", endpoint=endpoint.endpoint_id[:12], reason=str(error))
+                gateway_v6 = None
         return gateway_v4, gateway_v6
 
 
