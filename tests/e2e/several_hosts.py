@@ -76,9 +76,13 @@ class Cluster:
     hosts: list[Host] = field(default_factory=list)
     router: Machine | None = None
 
-    def join(self, docker: Docker, **environment: str) -> Host:
-        """A further host on the first subnet, its plugin running."""
+    def join(self, docker: Docker, *, store: bool = False, **environment: str) -> Host:
+        """A further host on the first subnet, its plugin running; ``store``: etcd is Docker's cluster store too."""
         host = self.lab.host(docker)
+        if store:
+            host.dockerd.stop()
+            options = ("--cluster-store", self.etcd.endpoint.replace("http", "etcd"))
+            host.dockerd.start(*options, "--cluster-advertise", f"{host.address}:2376")
         if self.router is not None:
             host.machine.run("sh", "-ec", _TO_BEHIND)
         return self._start(host, **environment)
