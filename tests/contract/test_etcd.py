@@ -380,3 +380,12 @@ async def test_ten_thousand_keys_are_one_listing(etcd: EtcdServer, root: str) ->
         for start in range(0, 10_000, 100):
             await write(store, *(Put(f"{root}{number:05}", b"x" * 600) for number in range(start, start + 100)))
         assert len((await store.list([root])).items) == 10_000
+
+
+async def test_renewed_connections_serve_on_and_the_cache_follows(own_etcd: EtcdServer) -> None:
+    """As after a change of the host's address, when the old ones are silent."""
+    async with connected(own_etcd.settings()) as store, cached(store, "/") as cache:
+        await write(store, Put("/a", b"1"))
+        store.renew()
+        await write(store, Put("/b", b"2"))
+        await until(lambda: content(cache) == {"/a": b"1", "/b": b"2"})

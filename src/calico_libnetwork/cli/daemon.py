@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_network
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -45,11 +45,15 @@ from calico_libnetwork.health import Health, Report
 from calico_libnetwork.ipam import Ipam
 from calico_libnetwork.ipam.view import CLUSTER_KEY
 from calico_libnetwork.model.documents import Document
+from calico_libnetwork.model.ipam_keys import Address
 from calico_libnetwork.routing import describe
 from calico_libnetwork.routing.bird import Bird
 from calico_libnetwork.routing.cluster import Family
 from calico_libnetwork.routing.node import desired_node, new_node
 from calico_libnetwork.routing.router import Router, Routing
+
+if TYPE_CHECKING:
+    from calico_libnetwork.datastore.etcd import EtcdDatastore
 
 PREFIXES = ("/calico/resources/v3/projectcalico.org/", "/calico/ipam/v2/", "/calico-libnetwork/v1/")
 CONTAINERS_FILE = "containers.json"
@@ -95,6 +99,8 @@ class Daemon:
         self._links: Links | None = None
         self._own_node: OwnNode | None = None
         self._dataplane: Dataplane | None = None
+        self._etcd: EtcdDatastore | None = None
+        self._addresses: set[Address] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:
@@ -147,7 +153,8 @@ class Daemon:
     async def _open_datastore(self, stack: AsyncExitStack) -> Datastore:
         config = self._config
         if config.datastore_type == "etcdv3":
-            datastore: Datastore = open_etcd(config)
+            self._etcd = open_etcd(config)
+            datastore: Datastore = self._etcd
         else:
             config.state_directory.mkdir(parents=True, exist_ok=True)
             datastore = await SqliteDatastore.open(config.state_directory / FILE)
@@ -176,6 +183,11 @@ class Daemon:
             self._own_node.want(routing)
 
     def _on_addresses(self) -> None:
+        links = self._links
+        held = {info.address for info in links.addresses} if links is not None else set()
+        if self._etcd is not None and not self._addresses <= held:
+            self._etcd.renew()
+        self._addresses = held
         if self._own_node is not None:
             self._own_node.addresses_changed()
 

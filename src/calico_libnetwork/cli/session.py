@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,6 +17,9 @@ from calico_libnetwork.datastore.protocol import Datastore
 from calico_libnetwork.datastore.remote import RemoteDatastore
 from calico_libnetwork.datastore.sqlite import SqliteDatastore
 from calico_libnetwork.errors import DatastoreUnavailable
+
+if TYPE_CHECKING:
+    from calico_libnetwork.datastore.etcd import EtcdDatastore
 
 T = TypeVar("T")
 
@@ -56,7 +59,7 @@ async def open_datastore(config: Config) -> Datastore:
     return await _open_embedded(config.run_directory / SOCKET, config.state_directory / FILE)
 
 
-def open_etcd(config: Config) -> Datastore:
+def open_etcd(config: Config) -> EtcdDatastore:
     from calico_libnetwork.datastore.etcd import EtcdDatastore, EtcdSettings  # gRPC is loaded for etcd alone
 
     return EtcdDatastore(

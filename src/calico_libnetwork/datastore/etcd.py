@@ -72,6 +72,10 @@ class EtcdDatastore:
         except Compacted:
             return  # forgotten already
 
+    def renew(self) -> None:
+        """To be called when an address of this host is gone: connections from it would be silent until given up."""
+        self._connection.renew()
+
     async def close(self) -> None:
         await self._connection.close()
 

@@ -1,8 +1,9 @@
 """gRPC to etcd's members: channels, deadlines, failover, TLS, users; what comes back is a message or one of our errors.
 
-One channel per endpoint for life. A request goes to the endpoint in use and moves on to the next one when that does
-not answer; each is asked once, and the whole ends within a limit. A request that must not be carried out twice moves
-on only if it certainly never left. A token that etcd no longer knows (it restarted, say) is renewed on the error, once.
+One channel per endpoint, until ``renew``. A request goes to the endpoint in use and moves on to the next one when that
+does not answer; each is asked once, and the whole ends within a limit. A request that must not be carried out twice
+moves on only if it certainly never left. A token that etcd no longer knows (it restarted, say) is renewed on the error,
+once.
 """
 
 from __future__ import annotations
@@ -102,8 +103,9 @@ class Connection:
     def __init__(self, settings: EtcdSettings, timing: Timing) -> None:
         self._settings = settings
         self._timing = timing
-        credentials = _credentials(settings)
-        self._endpoints = [Endpoint(url, credentials) for url in settings.endpoints]
+        self._credentials = _credentials(settings)
+        self._endpoints = self._channels()
+        self._closing: set[asyncio.Task[None]] = set()
         self._current = 0
         self._token: str | None = None  # None: none asked for yet; "": etcd wants none
         self._renewal = asyncio.Lock()
@@ -160,10 +162,17 @@ class Connection:
             ticker.cancel()
             await asyncio.gather(ticker, return_exceptions=True)
 
+    def renew(self) -> None:
+        """New connections in the place of all there are; what was asked over the old ones is unanswered."""
+        left, self._endpoints = self._endpoints, self._channels()
+        for endpoint in left:
+            closing = asyncio.create_task(endpoint.channel.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
     async def close(self) -> None:
         self._closed = True
-        for endpoint in self._endpoints:
-            await endpoint.channel.close()
+        await asyncio.gather(*self._closing, *(endpoint.channel.close() for endpoint in self._endpoints))
 
     def observe(self, header: pb.ResponseHeader) -> None:
         """Ends every watch if the answer comes from another cluster than the one before."""
@@ -201,6 +210,9 @@ class Connection:
                     raise
                 self._token = ""
             return self._token
+
+    def _channels(self) -> list[Endpoint]:
+        return [Endpoint(url, self._credentials) for url in self._settings.endpoints]
 
     def _leave(self, endpoint: Endpoint) -> None:
         """The next request goes to another endpoint, unless one is in use already."""
