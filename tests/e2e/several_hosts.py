@@ -48,6 +48,12 @@ ip route add {BEHIND}.0/24 via {ROUTER}
 ip -6 route add {BEHIND6}:/64 via {ROUTER6}
 """
 
+_NO_ROUTER = f"""
+ip link delete behind
+ip route delete {BEHIND}.0/24
+ip -6 route delete {BEHIND6}:/64
+"""
+
 _MOVE_BEHIND = f"""
 ip address flush dev eth0 scope global
 ip address add {BEHIND}.$1/24 dev eth0
@@ -167,7 +173,7 @@ def a_cluster(
                 cluster.leave(host)
             if cluster.router is not None:
                 cluster.router.close()
-                lab.fabric.run("ip", "link", "delete", "behind")
+                lab.fabric.run("sh", "-ec", _NO_ROUTER)
 
 
 def _router(lab: Lab) -> Machine:
