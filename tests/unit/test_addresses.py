@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from calico_libnetwork.dataplane.addresses import first_found, holding
+from calico_libnetwork.dataplane.addresses import first_found, holding, of_uplinks
 from calico_libnetwork.dataplane.rtnetlink import AddressInfo, LinkInfo
 
 
@@ -89,3 +89,16 @@ def test_the_interface_that_holds_a_given_address() -> None:
     assert found is not None
     assert (found.interface, found.mtu, str(found.address)) == ("eth1", 9000, "10.1.0.1/16")
     assert holding(LINKS, [], ipaddress.ip_interface("10.1.0.1/32")) is None
+
+
+def test_only_addresses_that_reach_others_are_the_hosts_own() -> None:
+    links = [*LINKS, link(5, "vxlan.calico"), link(6, "eth2", up=False)]
+    addresses = [
+        address(3, "10.0.0.1/24"),
+        address(3, "fd00::1/64"),
+        address(3, "fe80::1/64", scope=253),
+        address(2, "172.17.0.1/16"),
+        address(5, "10.88.0.0/32"),
+        address(6, "10.2.0.1/24"),
+    ]
+    assert {str(each) for each in of_uplinks(links, addresses)} == {"10.0.0.1", "fd00::1", "10.2.0.1"}

@@ -24,6 +24,7 @@ from calico_libnetwork.agent.programmed import ProgrammedEndpoints
 from calico_libnetwork.cli.session import FILE, SOCKET, open_etcd
 from calico_libnetwork.config import Config
 from calico_libnetwork.dataplane import mtu, sysctl
+from calico_libnetwork.dataplane.addresses import IPAddress, of_uplinks
 from calico_libnetwork.dataplane.kernel import Kernel
 from calico_libnetwork.dataplane.links import Links
 from calico_libnetwork.dataplane.veth import VethPairs
@@ -45,7 +46,6 @@ from calico_libnetwork.health import Health, Report
 from calico_libnetwork.ipam import Ipam
 from calico_libnetwork.ipam.view import CLUSTER_KEY
 from calico_libnetwork.model.documents import Document
-from calico_libnetwork.model.ipam_keys import Address
 from calico_libnetwork.routing import describe
 from calico_libnetwork.routing.bird import Bird
 from calico_libnetwork.routing.cluster import Family
@@ -100,7 +100,7 @@ class Daemon:
         self._own_node: OwnNode | None = None
         self._dataplane: Dataplane | None = None
         self._etcd: EtcdDatastore | None = None
-        self._addresses: set[Address] = set()
+        self._addresses: set[IPAddress] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:
@@ -184,7 +184,7 @@ class Daemon:
 
     def _on_addresses(self) -> None:
         links = self._links
-        held = {info.address for info in links.addresses} if links is not None else set()
+        held = of_uplinks(links.by_name.values(), links.addresses) if links is not None else set()
         if self._etcd is not None and not self._addresses <= held:
             self._etcd.renew()
         self._addresses = held

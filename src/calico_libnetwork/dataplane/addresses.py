@@ -6,11 +6,12 @@ import ipaddress
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import Literal
 
 from calico_libnetwork.dataplane.rtnetlink import AddressInfo, LinkInfo
 
+IPAddress = IPv4Address | IPv6Address
 IPInterface = IPv4Interface | IPv6Interface
 
 _NOT_AN_UPLINK = re.compile(
@@ -26,6 +27,12 @@ class Found:
     interface: str
     mtu: int
     address: IPInterface
+
+
+def of_uplinks(links: Iterable[LinkInfo], addresses: Iterable[AddressInfo]) -> set[IPAddress]:
+    """Every address this host may speak from to others; tunnels' and containers' come and go with them."""
+    uplinks = {link.index for link in links if not _NOT_AN_UPLINK.match(link.name)}
+    return {info.address for info in addresses if info.index in uplinks and _is_for_others(info, info.address.version)}
 
 
 def first_found(links: Collection[LinkInfo], addresses: Iterable[AddressInfo], version: Literal[4, 6]) -> Found | None:
