@@ -25,7 +25,6 @@ SOON = 5.0
 INTERVAL = 0.02
 ROUTER, ROUTER6 = "172.30.0.2", "fd00:30::2"
 BEHIND, BEHIND6 = "172.30.1", "fd00:31:"
-V4_POOL, V6_POOL = "default-ipv4-ippool", "default-ipv6-ippool"
 _ANSWER = re.compile(r"bytes from .*icmp_seq=(\d+)")
 
 _ROUTER = f"""
