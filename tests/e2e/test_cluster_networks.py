@@ -303,7 +303,6 @@ def test_what_was_removed_while_etcd_was_away_goes_when_it_is_back(cluster: Clus
     second.plugin.restart()  # its record of the network goes when Docker's networks are listed anew
 
 
-@pytest.mark.skipif(dockers()[0].release >= (23,), reason="the last Docker with a cluster store is 20.10")
 def test_a_cluster_store_is_left_to_docker(lab: Lab) -> None:
     with ExitStack() as stack:
         etcd = stack.enter_context(etcd_in(lab, "--enable-v2"))
