@@ -1,10 +1,15 @@
-"""A TCP proxy in front of a server, whose answers can be swallowed and whose connections can be cut."""
+"""A TCP proxy in front of a server, whose answers can be swallowed and whose connections can be cut.
+
+A crowded one takes no connection until it is relieved: its queue is full, as that of a server that gets no time.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 
 class Proxy:
@@ -56,9 +61,35 @@ class Proxy:
 
 @asynccontextmanager
 async def proxied(target: int) -> AsyncIterator[Proxy]:
-    proxy = Proxy(target)
-    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
-    proxy.port = server.sockets[0].getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with _serving(Proxy(target), listener) as (proxy, server):
+            await server.start_serving()
+            yield proxy
+
+
+@asynccontextmanager
+async def crowded(target: int) -> AsyncIterator[tuple[Proxy, asyncio.Server]]:
+    """``start_serving`` relieves it."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, _crowd(listener.getsockname()):
+        async with _serving(Proxy(target), listener) as made:
+            yield made
+
+
+@asynccontextmanager
+async def _serving(proxy: Proxy, listener: socket.socket) -> AsyncIterator[tuple[Proxy, asyncio.Server]]:
+    server = await asyncio.start_server(proxy.accept, sock=listener, start_serving=False)
+    proxy.port = listener.getsockname()[1]
     async with server:
-        yield proxy
+        yield proxy, server
         proxy.cut()
+
+
+@contextmanager
+def _crowd(address: tuple[str, int]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.connect(address)
+        yield

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 
 import pytest
 
+from calico_libnetwork.cli.session import open_datastore
+from calico_libnetwork.config import Config
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.datastore.etcd import EtcdDatastore, EtcdSettings, Timing
 from calico_libnetwork.datastore.protocol import Datastore, Delete, Operation, Put, Transaction, absent, unchanged
 from calico_libnetwork.errors import ConfigError, DatastoreError, DatastoreUnavailable
-from tests.contract.proxy import proxied
+from tests.contract.proxy import crowded, proxied
 from tests.etcd_server import Certificates, EtcdServer, free_port
 
 QUICK = Timing(deadline=0.5, limit=2, progress=0.2)
+BRIEF = Timing(connect=0.3, deadline=0.6, limit=2)
 
 
 @asynccontextmanager
@@ -115,6 +118,41 @@ async def until_answers(store: Datastore) -> None:
                 await asyncio.sleep(0.05)
             else:
                 return
+
+
+async def test_connection_that_nobody_takes_is_given_up_in_time_and_said_by_name(etcd: EtcdServer) -> None:
+    async with crowded(etcd.port) as (proxy, _), connected(EtcdSettings((proxy.endpoint,)), BRIEF) as store:
+        begun = time.monotonic()
+        said = rf"^etcd \({proxy.endpoint}\) does not answer: ipv4:127.0.0.1:{proxy.port}: no connection in time$"
+        with pytest.raises(DatastoreUnavailable, match=said):
+            await write(store, Put("/a", b"1"))
+        assert time.monotonic() - begun < 1
+
+
+@pytest.mark.parametrize("fault", ["cut", "mute", "crowded"])
+async def test_endpoint_that_ends_or_drops_the_handshake_is_passed_over(
+    etcd: EtcdServer, root: str, fault: str
+) -> None:
+    async with AsyncExitStack() as stack:
+        if fault == "crowded":
+            proxy, _ = await stack.enter_async_context(crowded(etcd.port))
+        else:
+            proxy = await stack.enter_async_context(proxied(etcd.port))
+            proxy.closed, proxy.mute = fault == "cut", fault == "mute"
+        store = await stack.enter_async_context(connected(EtcdSettings((proxy.endpoint, etcd.endpoint)), BRIEF))
+        assert await write(store, Put(f"{root}a", b"1"))  # no compare: it is repeated only if it never left
+        assert [item.value for item in (await store.list([root])).items] == [b"1"]
+
+
+async def test_command_waits_for_a_connection_that_takes_long(etcd: EtcdServer) -> None:
+    """On a machine under load, the first packet of a connection is sent a second and a third time."""
+    async with crowded(etcd.port) as (proxy, server):
+        store = await open_datastore(Config(datastore_type="etcdv3", etcd_endpoints=(proxy.endpoint,)))
+        answer = asyncio.create_task(store.list(["/calico/"]))
+        await asyncio.sleep(2.1)
+        await server.start_serving()
+        assert (await answer).revision > 0
+        await store.close()
 
 
 async def test_dead_endpoint_is_passed_over(etcd: EtcdServer, root: str) -> None:

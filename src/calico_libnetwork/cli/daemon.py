@@ -153,7 +153,7 @@ class Daemon:
     async def _open_datastore(self, stack: AsyncExitStack) -> Datastore:
         config = self._config
         if config.datastore_type == "etcdv3":
-            self._etcd = open_etcd(config)
+            self._etcd = open_etcd(config, patient=False)
             datastore: Datastore = self._etcd
         else:
             config.state_directory.mkdir(parents=True, exist_ok=True)

@@ -55,12 +55,13 @@ pass_session = click.make_pass_decorator(Session, ensure=True)
 
 async def open_datastore(config: Config) -> Datastore:
     if config.datastore_type == "etcdv3":
-        return open_etcd(config)
+        return open_etcd(config, patient=True)
     return await _open_embedded(config.run_directory / SOCKET, config.state_directory / FILE)
 
 
-def open_etcd(config: Config) -> EtcdDatastore:
-    from calico_libnetwork.datastore.etcd import EtcdDatastore, EtcdSettings  # gRPC is loaded for etcd alone
+def open_etcd(config: Config, *, patient: bool) -> EtcdDatastore:
+    """``patient``: for somebody who waits at a terminal, and not dockerd, which wants its refusal soon."""
+    from calico_libnetwork.datastore.etcd import EtcdDatastore, EtcdSettings, Timing  # gRPC is loaded for etcd alone
 
     return EtcdDatastore(
         EtcdSettings(
@@ -70,7 +71,8 @@ def open_etcd(config: Config) -> EtcdDatastore:
             key_file=config.etcd_key_file,
             username=config.etcd_username,
             password=config.etcd_password,
-        )
+        ),
+        timing=Timing(connect=8, deadline=10, limit=20) if patient else Timing(),
     )
 
 

@@ -9,6 +9,7 @@ once.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +29,6 @@ _OPTIONS = [
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 2_000),  # gRPC's name for the time that one attempt to connect may take
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -44,6 +44,11 @@ _UNANSWERED = {
     grpc.StatusCode.INTERNAL,
 }
 _NEVER_SENT = "failed to connect to all addresses"
+# what gRPC calls an attempt to connect that it has ended because its time was up, by how far it had come
+_TOO_SLOW = re.compile(
+    r"tcp handshaker shutdown|connection attempt timed out before receiving SETTINGS frame"
+    r"|Handshake read failed \(Endpoint closing\)"
+)
 _STALE_TOKEN = ("invalid auth token", "user name is empty", "revision in header is old", "auth store is old")
 _WITH_LEADER = ("hasleader", "true")  # a member cut off from the others ends its streams instead of falling silent
 
@@ -64,8 +69,9 @@ class EtcdSettings:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds."""
+    """Seconds. ``connect`` is below ``deadline``, so that a request that never left is known to be one."""
 
+    connect: float = 2.0  # for one attempt to connect
     deadline: float = 3.0  # for one endpoint to answer a request
     limit: float = 6.0  # after which a request has failed, whatever the number of endpoints
     progress: float = 10.0  # between two questions whether a watch is alive; twice as long without a word, it is not
@@ -74,12 +80,14 @@ class Timing:
 class Endpoint:
     """One channel, and the methods this project calls over it. The channel needs a running event loop."""
 
-    def __init__(self, url: str, credentials: grpc.ChannelCredentials) -> None:
+    def __init__(self, url: str, credentials: grpc.ChannelCredentials, *, connect: float) -> None:
         parts = urlsplit(url)
+        # gRPC's name for the time that one attempt to connect may take
+        options = [*_OPTIONS, ("grpc.min_reconnect_backoff_ms", int(connect * 1000))]
         if parts.scheme == "https":
-            self.channel = grpc.aio.secure_channel(parts.netloc, credentials, options=_OPTIONS)
+            self.channel = grpc.aio.secure_channel(parts.netloc, credentials, options=options)
         else:
-            self.channel = grpc.aio.insecure_channel(parts.netloc, options=_OPTIONS)
+            self.channel = grpc.aio.insecure_channel(parts.netloc, options=options)
         self.txn = self._unary("KV/Txn", pb.TxnRequest, pb.TxnResponse)
         self.compact = self._unary("KV/Compact", pb.CompactionRequest, pb.CompactionResponse)
         self.authenticate = self._unary("Auth/Authenticate", pb.AuthenticateRequest, pb.AuthenticateResponse)
@@ -212,7 +220,7 @@ class Connection:
             return self._token
 
     def _channels(self) -> list[Endpoint]:
-        return [Endpoint(url, self._credentials) for url in self._settings.endpoints]
+        return [Endpoint(url, self._credentials, connect=self._timing.connect) for url in self._settings.endpoints]
 
     def _leave(self, endpoint: Endpoint) -> None:
         """The next request goes to another endpoint, unless one is in use already."""
@@ -266,6 +274,7 @@ def translated(error: grpc.aio.AioRpcError, description: str) -> DatastoreError:
     details = error.details() or ""
     if error.code() in _UNANSWERED:
         last = details.rpartition("last error: ")[2]
+        last = _TOO_SLOW.sub("no connection in time", last)
         reason = last.removeprefix("UNKNOWN: ").removeprefix("UNAVAILABLE: ").removesuffix(": OK") or error.code().name
         return DatastoreUnavailable(f"{description} does not answer: {reason}")
     if "has been compacted" in details:
