@@ -6,9 +6,12 @@ from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
+from tests.e2e.etcd import a_host, etcd_in, on_etcd
 from tests.e2e.lab import COMMAND, Docker, Host, Lab, dockers, tail
 from tests.e2e.machine import wait_for
+from tests.e2e.several_hosts import Cluster, a_cluster, release
 from tests.e2e.traffic import Resources, Traffic
+from tests.etcd_server import EtcdServer
 
 MakeHost = Callable[..., Host]
 _LAB = pytest.StashKey[Lab]()
@@ -58,6 +61,41 @@ def host(shared_host: Host) -> Iterator[Host]:
 
 def _answers(host: Host) -> bool:
     return host.machine.try_run(str(COMMAND), "get", "nodes").returncode == 0
+
+
+@pytest.fixture
+def etcd(lab: Lab) -> Iterator[EtcdServer]:
+    """An empty one for each test."""
+    with etcd_in(lab) as etcd:
+        yield etcd
+
+
+@pytest.fixture(scope="module")
+def bare_host(lab: Lab, docker: Docker) -> Iterator[Host]:
+    """A host whose plugin each test starts with what it needs."""
+    with a_host(lab, docker) as host:
+        yield host
+
+
+@pytest.fixture
+def host_on_etcd(bare_host: Host, etcd: EtcdServer) -> Iterator[Host]:
+    with on_etcd(bare_host, etcd) as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def whole_cluster(lab: Lab) -> Iterator[Cluster]:
+    """Three hosts on one subnet, of two Docker releases, for all tests of a module; tests use ``cluster``."""
+    with a_cluster(lab) as cluster:
+        for wanted in ("28.", "28.", "26."):
+            cluster.join(release(wanted))
+        yield cluster
+
+
+@pytest.fixture
+def cluster(whole_cluster: Cluster) -> Iterator[Cluster]:
+    yield whole_cluster
+    whole_cluster.clear()
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.etcd import ADDRESS, a_host, etcd_in, on_etcd, requests
-from tests.e2e.lab import Docker, Host, Lab, dockers, tail
+from tests.e2e.etcd import ADDRESS, etcd_in, on_etcd, requests
+from tests.e2e.lab import Host, Lab, dockers, tail
 from tests.e2e.machine import wait_for
 from tests.e2e.test_restart import pinging
 from tests.etcd_server import Certificates, EtcdServer
@@ -22,21 +22,8 @@ latest = pytest.mark.parametrize("docker", dockers()[-1:], ids=str, scope="sessi
 
 
 @pytest.fixture
-def etcd(lab: Lab) -> Iterator[EtcdServer]:
-    with etcd_in(lab) as etcd:
-        yield etcd
-
-
-@pytest.fixture(scope="module")
-def bare_host(lab: Lab, docker: Docker) -> Iterator[Host]:
-    with a_host(lab, docker) as host:
-        yield host
-
-
-@pytest.fixture
-def host(bare_host: Host, etcd: EtcdServer) -> Iterator[Host]:
-    with on_etcd(bare_host, etcd) as host:
-        yield host
+def host(host_on_etcd: Host) -> Host:
+    return host_on_etcd
 
 
 def test_networks_addresses_and_isolation_as_on_one_host(host: Host) -> None:

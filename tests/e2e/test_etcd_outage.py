@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from tests.e2e.etcd import a_host, etcd_in, on_etcd
-from tests.e2e.lab import Docker, Host, Lab, dockers, tail
+from tests.e2e.etcd import on_etcd
+from tests.e2e.lab import Host, dockers, tail
 from tests.e2e.machine import ask, wait_for
 from tests.e2e.test_restart import pinging
 from tests.etcd_server import EtcdServer
@@ -24,21 +24,8 @@ SOON = 15
 
 
 @pytest.fixture
-def etcd(lab: Lab) -> Iterator[EtcdServer]:
-    with etcd_in(lab) as etcd:
-        yield etcd
-
-
-@pytest.fixture(scope="module")
-def bare_host(lab: Lab, docker: Docker) -> Iterator[Host]:
-    with a_host(lab, docker) as host:
-        yield host
-
-
-@pytest.fixture
-def host(bare_host: Host, etcd: EtcdServer) -> Iterator[Host]:
-    with on_etcd(bare_host, etcd) as host:
-        yield host
+def host(host_on_etcd: Host) -> Host:
+    return host_on_etcd
 
 
 @contextmanager
@@ -90,6 +77,20 @@ def test_containers_do_not_notice_an_outage_and_docker_is_told(host: Host, etcd:
     assert host.machine.interfaces("cali") == {f"cali{endpoint[:11]}" for endpoint in remain}
     host.docker("start", "stopped")
     assert host.pings("workload-A", "stopped.net1")
+
+
+def test_a_network_removed_during_an_outage_leaves_nothing(host: Host, etcd: EtcdServer) -> None:
+    """Docker does not wait: container and network are gone for it before the datastore hears of either."""
+    host.network("net1")
+    host.network("net2")
+    host.workload("workload-A", "net1")
+    host.workload("workload-B", "net2")
+    with etcd.paused():
+        host.docker("rm", "--force", "workload-A", "workload-B")
+        host.docker("network", "rm", "net1")
+    host.docker("network", "rm", "net2")  # while the container's endpoint may still be there
+    wait_for("everything to go", lambda: not host.traces(), seconds=SOON, found=host.traces)
+    assert host.stored("/calico-libnetwork/v1/networks/") == []
 
 
 def test_a_start_without_etcd_answers_and_goes_on_when_it_appears(bare_host: Host, etcd: EtcdServer) -> None:

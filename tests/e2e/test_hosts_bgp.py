@@ -73,12 +73,6 @@ def whole_cluster(lab: Lab) -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture
-def cluster(whole_cluster: Cluster) -> Iterator[Cluster]:
-    yield whole_cluster
-    whole_cluster.clear()
-
-
 def router_bird(cluster: Cluster) -> Process:
     assert cluster.router is not None
     text = _BIRD

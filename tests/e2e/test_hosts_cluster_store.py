@@ -19,12 +19,6 @@ def whole_cluster(lab: Lab) -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture
-def cluster(whole_cluster: Cluster) -> Iterator[Cluster]:
-    yield whole_cluster
-    whole_cluster.clear()
-
-
 def test_the_tutorial_of_two_hosts_and_three_networks(cluster: Cluster) -> None:
     first, second = cluster.hosts
     for name in ("net1", "net2", "net3"):

@@ -3,27 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
-import pytest
-
-from tests.e2e.lab import Host, Lab
+from tests.e2e.lab import Host
 from tests.e2e.machine import wait_for
-from tests.e2e.several_hosts import SOON, Cluster, a_cluster, both_addresses, pool, reaches, release, routes
-
-
-@pytest.fixture(scope="module")
-def whole_cluster(lab: Lab) -> Iterator[Cluster]:
-    with a_cluster(lab) as cluster:
-        for wanted in ("28.", "28.", "26."):
-            cluster.join(release(wanted))
-        yield cluster
-
-
-@pytest.fixture
-def cluster(whole_cluster: Cluster) -> Iterator[Cluster]:
-    yield whole_cluster
-    whole_cluster.clear()
+from tests.e2e.several_hosts import SOON, Cluster, both_addresses, pool, reaches, routes
 
 
 def test_containers_of_three_hosts_reach_each_other_in_both_families(cluster: Cluster) -> None:

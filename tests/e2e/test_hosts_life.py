@@ -5,16 +5,12 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Iterator
 
-import pytest
-
-from tests.e2e.lab import Host, Lab
+from tests.e2e.lab import Host
 from tests.e2e.machine import wait_for
 from tests.e2e.several_hosts import (
     SOON,
     Cluster,
-    a_cluster,
     both_addresses,
     networks,
     partitioned,
@@ -26,20 +22,6 @@ from tests.e2e.several_hosts import (
 
 ADDRESS_CHANGE = 2.0
 """Seconds that a host's new address may take to be known everywhere."""
-
-
-@pytest.fixture(scope="module")
-def whole_cluster(lab: Lab) -> Iterator[Cluster]:
-    with a_cluster(lab) as cluster:
-        for wanted in ("28.", "28.", "26."):
-            cluster.join(release(wanted))
-        yield cluster
-
-
-@pytest.fixture
-def cluster(whole_cluster: Cluster) -> Iterator[Cluster]:
-    yield whole_cluster
-    whole_cluster.clear()
 
 
 Pair = tuple[Host, str, str]

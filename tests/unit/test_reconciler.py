@@ -183,6 +183,29 @@ async def test_what_docker_removed_during_an_outage_goes_as_soon_as_the_datastor
     assert not host.assembly.parts.departures
 
 
+@pytest.mark.parametrize("down", [True, False])
+async def test_a_network_removed_before_its_left_over_endpoints_are_takes_its_profile_along(
+    host: Host, reconciling: Reconciler, down: bool
+) -> None:
+    """``down`` says whether the datastore is still away when Docker removes the network."""
+    await start(host)
+    host.datastore.down = True
+    with pytest.raises(DatastoreUnavailable):
+        await host.drivers.network.delete_endpoint(messages.EndpointRequest(network_id=NETWORK, endpoint_id=ENDPOINT))
+    host.datastore.down = down
+    await host.drivers.network.delete_network(messages.NetworkRequest(network_id=NETWORK))
+    await reconciling.round()  # Docker still lists the network while it removes it
+    host.datastore.down = False
+    host.daemon.names = {"c" * 64: "another"}
+    await host.assembly.listener.networks_gone({NETWORK})
+
+    await reconciling.round()
+    assert await host.resource("Profile", "net1") is None
+    assert await host.keys("/calico-libnetwork/v1/networks/") == []
+    await reconciling.round()
+    assert not host.assembly.parts.departures
+
+
 async def test_an_address_released_in_vain_and_given_out_again_stays(host: Host, reconciling: Reconciler) -> None:
     """Its release may have reached the datastore although nobody heard of that."""
     requested = await host.drivers.ipam.request_address(messages.RequestAddress(pool_id="CalicoPoolIPv4"))

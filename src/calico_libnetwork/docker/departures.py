@@ -1,7 +1,7 @@
 """What Docker has told to go while the datastore was out of reach.
 
-Docker does not repeat itself: it goes on, and takes endpoint and address for gone. The reconciler finishes this as soon
-as the datastore answers; where this process ended before that, it finds what is left by comparing.
+Docker does not repeat itself: it goes on, and takes endpoint, address and network for gone. The reconciler finishes
+this as soon as the datastore answers; where this process ended before that, it finds what is left by comparing.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ class Departures:
     def __init__(self) -> None:
         self.endpoints: set[str] = set()
         self.addresses: set[Address] = set()
+        self.networks: set[str] = set()
         self.news = asyncio.Event()
 
     def __bool__(self) -> bool:
-        return bool(self.endpoints or self.addresses)
+        return bool(self.endpoints or self.addresses or self.networks)
 
     def add_endpoint(self, endpoint_id: str) -> None:
         self.endpoints.add(endpoint_id)
@@ -31,7 +32,12 @@ class Departures:
         self.addresses.add(address)
         self.news.set()
 
-    def keep(self, *, endpoints: Collection[str], addresses: Collection[Address]) -> None:
+    def add_network(self, network_id: str) -> None:
+        self.networks.add(network_id)
+        self.news.set()
+
+    def keep(self, *, endpoints: Collection[str], addresses: Collection[Address], networks: Collection[str]) -> None:
         """What is not among these is settled."""
         self.endpoints.intersection_update(endpoints)
         self.addresses.intersection_update(addresses)
+        self.networks.intersection_update(networks)

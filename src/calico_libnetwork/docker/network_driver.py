@@ -108,7 +108,13 @@ class NetworkDriver:
         await self._networks.add(request)
 
     async def delete_network(self, request: messages.NetworkRequest) -> None:
-        await self._networks.remove(request.network_id)
+        try:
+            await self._networks.remove(request.network_id)
+        except DatastoreUnavailable:
+            self._departures.add_network(request.network_id)
+            raise
+        if any(left.node == self._settings.node for left in self._endpoints.of_network(request.network_id)):
+            self._departures.add_network(request.network_id)
 
     async def create_endpoint(self, request: messages.CreateEndpoint) -> messages.CreatedEndpoint:
         await self._cache.synced()

@@ -128,11 +128,16 @@ class Networks:
         raise _busy(request.network_id)
 
     async def remove(self, network_id: str) -> None:
-        """Forgets the network; its profile goes with it if we made it, nobody edited it and nobody uses it."""
+        """Forgets the network; its profile goes with it if we made it, nobody edited it and nobody uses it.
+
+        While it has endpoints it is remembered, as else nobody would look after the profile once they are gone: those
+        of this node are left over and go soon; a network of a swarm or a cluster store has one id on every host, and
+        is deleted on each by itself.
+        """
         await self._cache.synced()
         for _ in range(_ATTEMPTS):
             stored = self.get(network_id)
-            if stored is None or self._used_elsewhere(network_id):
+            if stored is None or self.has_endpoints(network_id):
                 return
             compares, operations = self._profile_removal(stored.record)
             if await self._commit(
@@ -157,6 +162,10 @@ class Networks:
         if record.profile:
             self._require_profile(record, compares, operations)
         return Membership(record, tuple(compares), tuple(operations))
+
+    def has_endpoints(self, network_id: str) -> bool:
+        """On any node."""
+        return any(True for _ in self._endpoints.of_network(network_id))
 
     def own(self) -> set[str]:
         """Ids of the networks that this node has recorded."""
@@ -239,10 +248,6 @@ class Networks:
         if existing is None or not _is_unedited(existing, record.profile):
             return [], []
         return [unchanged(existing)], [Delete(path)]
-
-    def _used_elsewhere(self, network_id: str) -> bool:
-        """A network of a swarm or a cluster store has one id on every host and is deleted on each by itself."""
-        return any(endpoint.node != self._node for endpoint in self._endpoints.of_network(network_id))
 
     async def _commit(self, compares: list[Compare], operations: list[Operation]) -> bool:
         return (await self._cache.commit(Transaction(compares, operations))).succeeded

@@ -184,7 +184,11 @@ class Reconciler:
         docker_ids, docker_addresses = read_docker(listed)
         gone = self._networks.own() - {network["Id"] for network in listed}
         reading = self._read(docker_ids, docker_addresses, frozenset(gone))
-        self._departures.keep(endpoints=reading.endpoints, addresses=reading.assigned.keys() - docker_addresses)
+        self._departures.keep(
+            endpoints=reading.endpoints,
+            addresses=reading.assigned.keys() - docker_addresses,
+            networks=self._networks.own(),
+        )
         now = self._clock()
         self._since = {found: self._since.get(found, _first_seen(found, reading, now)) for found in suspicions(reading)}
         repaired = []
@@ -198,6 +202,8 @@ class Reconciler:
         """Docker itself has said that it goes."""
         if found.kind == "address":
             return ip_address(found.subject) in self._departures.addresses
+        if found.kind == "network":
+            return found.subject in self._departures.networks
         return found.kind == "endpoint" and found.subject in self._departures.endpoints
 
     async def _restore_profiles(self) -> None:
@@ -228,6 +234,8 @@ class Reconciler:
         )
 
     async def _repair(self, found: Suspicion, reading: Reading) -> bool:
+        if found.kind == "network" and self._networks.has_endpoints(found.subject):
+            return False
         try:
             if found.kind == "endpoint":
                 await self._remove_endpoint(reading.endpoints[found.subject], reading)
