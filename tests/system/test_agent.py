@@ -28,6 +28,7 @@ from calico_libnetwork.health import Report
 from calico_libnetwork.model import documents
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.routing.bird import Bird
+from calico_libnetwork.routing.mode import Setting
 from calico_libnetwork.routing.router import Router
 from tests.system.conftest import Namespace, Workloads, eventually
 
@@ -78,7 +79,13 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    store: MemoryDatastore, kernel: Kernel, directory: Path, *, synced: bool = True, **felix: Any
+    store: MemoryDatastore,
+    kernel: Kernel,
+    directory: Path,
+    *,
+    synced: bool = True,
+    routes: Setting = "none",
+    **felix: Any,
 ) -> AsyncIterator[Running]:
     """The agent as the process runs it; ``synced``: the datastore can be reached."""
     cache = Cache(store, ["/calico/"])
@@ -89,7 +96,7 @@ async def running(
             cache,
             kernel,
             node=NODE,
-            router=Router(node=NODE, setting="none"),
+            router=Router(node=NODE, setting=routes),
             bird=bird,
             on_routing=lambda _routing: None,
             on_addresses=lambda: None,
@@ -239,6 +246,31 @@ async def test_a_felix_that_appears_takes_over_once_it_has_the_endpoints(
         await eventually(lambda: now.dataplane.passive)
         await eventually(lambda: not namespace.succeeds("nft", "list", "table", "inet", "calico-libnetwork"))
         assert "10.65.0.1 dev cali1" in namespace.run("ip", "route")
+
+
+async def test_bgps_port_is_free_as_soon_as_felix_is_there(
+    namespace: Namespace, kernel: Kernel, store: MemoryDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The BIRD of calico/node starts together with Felix, long before Felix has the endpoints in force."""
+    monkeypatch.setattr("calico_libnetwork.agent.dataplane.CHECK_SECONDS", 0.05)
+    for words in ("add up0 type bridge", "set up0 up"):
+        namespace.run("ip", "link", *words.split())
+    namespace.run("ip", "address", "add", "192.0.2.1/24", "dev", "up0")
+    addresses = {NODE: "192.0.2.1/24", "n2": "192.0.2.2/24"}
+    nodes = [put(ResourceKey("Node", name), {"bgp": {"ipv4Address": each}}) for name, each in addresses.items()]
+    await store.commit(Transaction([], nodes))
+    found: list[int] = []
+    felix: dict[str, Any] = {"find": lambda: found[0] if found else None, "felix": FelixEndpoints(tmp_path / "absent")}
+    async with running(store, kernel, tmp_path, routes="bird", **felix) as now:
+        await veth(kernel, 1)
+        key, operation = endpoint(1)
+        await store.commit(Transaction([], [operation]))
+        assert await now.dataplane.wait(key, 5)
+        await eventually(lambda: ":179 " in namespace.run("ss", "-ltn"))
+        found.append(os.getpid())
+        await eventually(lambda: ":179 " not in namespace.run("ss", "-ltn"))
+        assert not now.dataplane.passive
+        assert '"cali1" : goto' in table(namespace)
 
 
 def _generation(namespace: Namespace) -> int:

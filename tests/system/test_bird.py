@@ -246,6 +246,55 @@ async def test_external_peer_with_filters_hears_and_says_what_they_allow(lab: La
     assert (await a.sessions()).keys() == {"Node_10_0_0_2"}
 
 
+async def test_a_priority_is_told_inside_the_cluster_and_can_be_matched(lab: Lab) -> None:
+    """a sets priorities for what it tells b; b keeps out one of them, and the rest of the mesh hears of none."""
+    told: list[dict[str, Any]] = [
+        {"matchOperator": "Equal", "cidr": "10.66.1.0/26", "operations": [{"setPriority": {"value": 512}}]},
+        {"matchOperator": "Equal", "cidr": "10.66.2.0/26", "operations": [{"setPriority": {"value": 2048}}]},
+        {"priority": 1024, "operations": [{"addCommunity": {"value": "7:8"}}]},
+    ]
+    lab.tell(
+        resource(
+            "BGPPeer", "to-b", {"node": "a", "peerIP": "10.0.0.2", "asNumber": 64512, "filters": ["tell", "hear"]}
+        ),
+        resource("BGPFilter", "tell", {"exportV4": [{"action": "Accept", **rule} for rule in told]}),
+        resource("BGPFilter", "hear", {"importV4": [{"action": "Reject", "priority": 2048}]}),
+    )
+    a, b, c = await mesh(lab)
+    for number in range(3):
+        a.claim(f"10.66.{number}.0/26")
+        await c.routed(f"10.66.{number}.0/26", "via 10.0.0.1")
+    for number in range(2):
+        await b.routed(f"10.66.{number}.0/26", "via 10.0.0.1")
+    assert b.route("10.66.2.0/26") == ""
+    assert re.search(r"(?i)bgp.local_pref: 2147483135", shown(lab, "b", "10.66.1.0/26"))
+    # a block of its own has the normal priority
+    assert re.search(r"(?i)bgp.community: \(7,8\)", shown(lab, "b", "10.66.0.0/26"))
+    assert "2147483135" not in shown(lab, "c", "10.66.1.0/26")
+
+
+def shown(lab: Lab, host: str, destination: str) -> str:
+    control = str(lab.directory / host / "bird.ctl")
+    return lab.hosts[host].namespace.run("birdc", "-s", control, f"show route all {destination}")
+
+
+async def test_of_two_routes_to_one_prefix_that_of_the_lower_priority_is_taken(lab: Lab) -> None:
+    rule = {"action": "Accept", "operations": [{"setPriority": {"value": 512}}]}
+    lab.tell(
+        resource("BGPPeer", "c", {"node": "a", "peerIP": "10.0.0.3", "asNumber": 64512, "filters": ["preferred"]}),
+        resource("BGPFilter", "preferred", {"importV4": [rule]}),
+    )
+    a, b, c = await mesh(lab)
+    await a.established("Node_10_0_0_3", "Mesh_10_0_0_2")
+    b.claim("10.66.1.0/26")
+    await a.routed("10.66.1.0/26", "via 10.0.0.2")
+    c.claim("10.66.1.0/26")
+    await a.routed("10.66.1.0/26", "via 10.0.0.3")
+    assert "10.0.0.2" not in a.route("10.66.1.0/26")
+    c.namespace.run("ip", "route", "del", "blackhole", "10.66.1.0/26", "proto", "80")
+    await a.routed("10.66.1.0/26", "via 10.0.0.2")
+
+
 async def test_a_route_reflector_joins_its_clients(lab: Lab) -> None:
     lab.tell(
         resource("BGPConfiguration", "default", {"nodeToNodeMeshEnabled": False}),
@@ -276,8 +325,7 @@ async def test_communities_reach_the_peer(lab: Lab) -> None:
     a, b = await mesh(lab, "ab")
     a.claim("10.66.0.0/26")
     await b.routed("10.66.0.0/26", "via")
-    shown = b.namespace.run("birdc", "-s", str(lab.directory / "b" / "bird.ctl"), "show route all 10.66.0.0/26")
-    assert re.search(r"(?i)bgp.community: \(7,8\)", shown)
+    assert re.search(r"(?i)bgp.community: \(7,8\)", shown(lab, "b", "10.66.0.0/26"))
 
 
 async def test_stopping_leaves_routes_everywhere_and_the_next_start_takes_over(lab: Lab) -> None:

@@ -252,6 +252,7 @@ def test_communities_of_prefix_advertisements() -> None:
             "bgp_large_community.add((1, 2, 3)); bgp_path.prepend(2); bgp_path.prepend(1); accept;",
         ),
         ({"action": "Reject", "peerType": "eBGP"}, "reject;"),
+        ({"action": "Reject", "priority": 512}, "if (cal_priority4() = 512) then { reject; }"),
     ],
 )
 def test_filter_rules(rule: dict[str, Any], statement: str) -> None:
@@ -272,8 +273,8 @@ def test_filter_rules(rule: dict[str, Any], statement: str) -> None:
         {"action": "Accept", "interface": 'eth0"; quit'},
         {"action": "Accept", "source": "Elsewhere"},
         {"action": "Accept", "communities": {"values": ["x"]}},
-        {"action": "Accept", "priority": 100},
-        {"action": "Accept", "operations": [{"setPriority": {"value": 5}}]},
+        {"action": "Accept", "priority": 1 << 30},
+        {"action": "Accept", "operations": [{"setPriority": {"value": 1 << 30}}]},
         {"action": "Perhaps"},
     ],
 )
@@ -282,6 +283,33 @@ def test_a_filter_rule_that_cannot_be_expressed_is_left_out_and_named(rule: dict
     assert [finding.subject for finding in findings] == ["BGPFilter(f)"]
     assert findings[0].text.startswith("spec.exportV4[0] is left out: ")
     assert "quit" not in rendered
+
+
+def test_a_priority_travels_as_local_preference() -> None:
+    rule = {"action": "Accept", "operations": [{"setPriority": {"value": 512}}]}
+    rendered, findings = text(peers=(tor(filters=["f"]),), filters=(bgp_filter(importV4=[rule]),))
+    assert findings == []
+    (name,) = re.findall(r"import filter (cal_import4_external_\w+);", rendered)
+    assert parts(rendered)[f"filter {name}"].strip().splitlines()[0] == "bgp_local_pref = 2147483135; accept;"
+    assert "function" not in rendered
+
+
+def test_a_priority_for_an_external_peer_is_named_as_having_no_effect() -> None:
+    rule = {"action": "Accept", "operations": [{"setPriority": {"value": 512}}]}
+    _, findings = text(peers=(tor(filters=["f"]),), filters=(bgp_filter(exportV4=[rule]),))
+    assert [(finding.severity, finding.subject) for finding in findings] == [("warning", "BGPFilter(f)")]
+    assert "setPriority has no effect there" in findings[0].text
+    assert text(peers=(tor(asNumber=64512, filters=["f"]),), filters=(bgp_filter(exportV4=[rule]),))[1] == []
+
+
+def test_the_priority_of_routes_that_name_none_is_the_configured_normal_one() -> None:
+    rule = {"action": "Reject", "priority": 512}
+    settings = {"ipv4NormalRoutePriority": 2000}
+    rendered, _ = text(
+        peers=(tor(filters=["f"]),), filters=(bgp_filter(importV4=[rule], importV6=[rule]),), configuration=settings
+    )
+    assert "  return 2000;" in rendered
+    assert "  return 1024;" not in rendered  # no session of IPv6 has the filter
 
 
 def test_a_filter_for_internal_peers_says_nothing_to_external_ones() -> None:

@@ -173,6 +173,12 @@ def test_a_peer_without_usable_address_is_a_finding(text: str) -> None:
     assert [finding.subject for finding in findings] == ["BGPPeer(p)"]
 
 
+def test_peering_with_containers_is_named_as_not_supported() -> None:
+    _, findings = of(peers=(peer(localWorkloadSelector="all()", asNumber=65000),))
+    assert [finding.subject for finding in findings] == ["BGPPeer(p)"]
+    assert findings[0].text.startswith("spec.localWorkloadSelector is not supported")
+
+
 def test_a_bad_selector_is_one_finding_and_the_other_peers_stay() -> None:
     found, findings = of(peers=(peer("bad", nodeSelector="x =", peerIP="192.0.2.1"), peer("good", peerIP="192.0.2.2")))
     assert "Global_192_0_2_2" in found

@@ -1,9 +1,10 @@
 """Who programs this host: our agent, or the Felix of a calico/node that runs here.
 
 With Felix present nothing of the kernel, BIRD or the Node resource is ours to touch. When it appears while our agent
-works, the agent goes on until Felix has every local endpoint in force; only then do our tables go, so that no moment
-is open, and routes and BIRD's sessions are left for calico/node to take over. Once passive, this process stays so:
-what Felix left behind when it ends still holds.
+works, BIRD ends at once as for a restart: calico/node's own has started with it, finds BGP's port held by ours, and
+does not try again. Routes stay, here and with the peers, until that one takes them over. The agent goes on until Felix
+has every local endpoint in force; only then do our tables go, so that no moment is open. Once passive, this process
+stays so: what Felix left behind when it ends still holds.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from calico_libnetwork.health import Report
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.routing.bird import Bird
 
-CHECK_SECONDS = 10.0
+CHECK_SECONDS = 2.0
 HANDOVER_SECONDS = 60.0
 
 _log = structlog.get_logger(__name__)
@@ -73,11 +74,14 @@ class Dataplane:
 
     async def _work_until_felix(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            working = [tasks.create_task(self._agent.run()), tasks.create_task(self._bird.run())]
+            agent = tasks.create_task(self._agent.run())
+            routing = tasks.create_task(self._bird.run())
             await self._felix_appears()
+            _log.info("Felix has appeared; BIRD ends, for calico/node brings its own")
+            routing.cancel()
+            await self._bird.leave()
             await self._felix_is_ready()
-            for task in working:
-                task.cancel()
+            agent.cancel()
 
     async def _felix_appears(self) -> None:
         """Never, where the setting says that our agent works whatever else runs."""
@@ -89,7 +93,7 @@ class Dataplane:
     async def _felix_is_ready(self) -> None:
         """Until Felix has the endpoints of this node in force, or for a minute: then it is told in the log."""
         endpoints = self._programmed.keys()
-        _log.info("Felix has appeared, waiting until it has this host's endpoints in force", endpoints=len(endpoints))
+        _log.info("waiting until Felix has this host's endpoints in force", endpoints=len(endpoints))
         try:
             async with asyncio.timeout(self._patience):
                 if endpoints:
@@ -100,5 +104,4 @@ class Dataplane:
 
     async def _hand_over(self) -> None:
         await self._agent.host.remove()
-        await self._bird.leave()
         _log.info("Felix programs this host from now on")

@@ -22,21 +22,29 @@ STATUS_DIRECTORY = Path("/var/run/calico/endpoint-status")
 _IN_CLOSE_WRITE, _IN_MOVED_TO = 0x8, 0x80
 _IN_CREATE = 0x100
 _EVENT_BYTES = 4096
+_COMMAND_BYTES = 4096
 
 
 def find_felix(proc: Path = Path("/proc")) -> int | None:
     """The process id of a Felix that shares our network namespace; None without one."""
     own = _namespace(proc / "self")
-    for directory in proc.iterdir():
-        if not directory.name.isdigit():
-            continue
-        try:
-            words = (directory / "cmdline").read_bytes().split(b"\0")
-        except OSError:  # ended since it was listed
-            continue
-        if _is_felix(words) and _namespace(directory) == own:
-            return int(directory.name)
+    for name in os.listdir(proc):  # noqa: PTH208 - looked at every other second, where paths would cost twice the time
+        if name.isdigit() and _is_felix(_words(f"{proc}/{name}/cmdline")) and _namespace(proc / name) == own:
+            return int(name)
     return None
+
+
+def _words(command_line: str) -> list[bytes]:
+    try:
+        descriptor = os.open(command_line, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # ended since it was listed
+        return [b""]
+    try:
+        return os.read(descriptor, _COMMAND_BYTES).split(b"\0")
+    except OSError:
+        return [b""]
+    finally:
+        os.close(descriptor)
 
 
 def _is_felix(words: list[bytes]) -> bool:

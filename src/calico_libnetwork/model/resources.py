@@ -17,6 +17,8 @@ from msgspec import field
 API_VERSION = "projectcalico.org/v3"
 LIBNETWORK_NAMESPACE = "libnetwork"
 ORCHESTRATOR = "libnetwork"
+CONTAINER_ID = "org.projectcalico.libnetwork/container-id"
+"""The annotation that tells which endpoints are one container's."""
 DEFAULT_ALLOW_PROFILE = "projectcalico-default-allow"
 
 Labels = dict[str, str]
@@ -244,7 +246,7 @@ class BGPFilterRule(View, frozen=True):
     action: str = ""
     peer_type: str = ""
     communities: dict[str, Any] | None = None
-    as_path_prefix: tuple[int, ...] | None = None
+    as_path_prefix: tuple[int | str, ...] | None = None
     priority: int | None = None
     operations: tuple[dict[str, Any], ...] | None = None
 
@@ -272,6 +274,8 @@ class BGPConfigurationSpec(View, frozen=True):
     bind_mode: str | None = None
     communities: tuple[dict[str, str], ...] | None = None
     prefix_advertisements: tuple[dict[str, Any], ...] | None = None
+    ipv4_normal_route_priority: int | None = None
+    ipv6_normal_route_priority: int | None = None
 
 
 class BGPPeerSpec(View, frozen=True):
@@ -292,6 +296,7 @@ class BGPPeerSpec(View, frozen=True):
     filters: tuple[str, ...] | None = None
     next_hop_mode: str | None = None
     reverse_peering: str | None = None
+    local_workload_selector: str = ""
 
 
 class AnySpec(View, frozen=True):

@@ -15,6 +15,8 @@ from calico_libnetwork.routing.bgp_settings import is_interface_pattern, parse_c
 from calico_libnetwork.routing.cluster import Family, Finding, parse_as_number
 
 Direction = Literal["import", "export"]
+MAXIMUM_PRIORITY = 0x3FFFFFFF
+_BEST_PREFERENCE = 0x7FFFFFFF
 _OPERATORS = {"Equal": "net = {}", "NotEqual": "net != {}", "In": "net ~ {}", "NotIn": "net !~ {}"}
 
 
@@ -34,15 +36,48 @@ def statements(
         ("export", 6): spec.export_v6,
     }[direction, family]
     lines, findings = [], []
+    subject = f"BGPFilter({resource.name})"
     for position, rule in enumerate(rules or ()):
         if rule.peer_type and rule.peer_type != ("eBGP" if external else "iBGP"):
             continue
+        field = f"spec.{direction}V{family}[{position}]"
         try:
             lines.append(_statement(rule, family))
         except _Unsupported as error:
-            field = f"spec.{direction}V{family}[{position}]"
-            findings.append(Finding("error", f"BGPFilter({resource.name})", f"{field} is left out: {error}"))
+            findings.append(Finding("error", subject, f"{field} is left out: {error}"))
+            continue
+        if direction == "export" and external and any("setPriority" in each for each in rule.operations or ()):
+            text = (
+                f"{field}.operations: BGP tells no priority to a peer of another AS, so setPriority has no effect there"
+            )
+            findings.append(Finding("warning", subject, text))
     return tuple(lines), findings
+
+
+def priority_function(family: Family, normal: int) -> str:
+    """What rules that match a priority compare with.
+
+    As Calico carries it: in BGP as a local preference counted down from the greatest, which every node of the AS
+    hears and BIRD chooses by; one in the lower half is somebody's own and says nothing. What the agent has put into
+    the kernel has the ``normal`` priority, whatever its metric. BIRD's own metric there stays the same for all, since
+    BIRD 2.0 leaves the former route in the kernel when a metric changes.
+    """
+    lowest = _BEST_PREFERENCE - MAXIMUM_PRIORITY
+    lines = [
+        f"function {priority_of(family)} {{",
+        f"  if source = RTS_BGP && defined(bgp_local_pref) && bgp_local_pref >= {lowest}",
+        f"    then return {_BEST_PREFERENCE} - bgp_local_pref;",
+        "  if source = RTS_INHERIT && !(defined(krt_source) && krt_source = 80) && defined(krt_metric)",
+        "    && krt_metric > 0 then return krt_metric;",
+        f"  return {normal};",
+        "}",
+    ]
+    return "\n".join(lines)
+
+
+def priority_of(family: Family) -> str:
+    """The call whose value is the priority of the route at hand."""
+    return f"cal_priority{family}()"
 
 
 def _statement(rule: BGPFilterRule, family: Family) -> str:
@@ -71,7 +106,7 @@ def _conditions(rule: BGPFilterRule, family: Family) -> Iterator[str]:
     if rule.as_path_prefix:
         yield f"bgp_path ~ [= {' '.join(_as_number(number) for number in rule.as_path_prefix)} * =]"
     if rule.priority is not None:
-        raise _Unsupported("matching a route's priority is not supported")
+        yield f"{priority_of(family)} = {_priority(rule.priority)}"
 
 
 def _network(rule: BGPFilterRule, family: Family) -> str:
@@ -110,6 +145,12 @@ def _as_number(value: int | str) -> str:
     return str(number)
 
 
+def _priority(value: int) -> int:
+    if not 0 < value <= MAXIMUM_PRIORITY:
+        raise _Unsupported(f"priority {value} is not between 1 and {MAXIMUM_PRIORITY}")
+    return value
+
+
 def _operation(operation: dict[str, Any]) -> Iterator[str]:
     match operation:
         case {"addCommunity": {"value": value}}:
@@ -117,5 +158,7 @@ def _operation(operation: dict[str, Any]) -> Iterator[str]:
             yield f"{attribute}.add({literal});"
         case {"prependASPath": {"prefix": [*numbers]}}:
             yield from (f"bgp_path.prepend({_as_number(number)});" for number in reversed(numbers))
+        case {"setPriority": {"value": int(value)}}:
+            yield f"bgp_local_pref = {_BEST_PREFERENCE - _priority(value)};"
         case _:
             raise _Unsupported(f"operation {', '.join(operation) or '(none)'} is not supported")

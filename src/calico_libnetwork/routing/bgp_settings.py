@@ -13,6 +13,7 @@ from calico_libnetwork.routing.cluster import Finding, IPNetwork, parse_as_numbe
 
 BGP_PORT = 179
 DEFAULT_AS_NUMBER = 64512
+DEFAULT_PRIORITY = 1024
 NODE_PREFIX = "node."
 
 _COMMUNITY = re.compile(r"\d{1,10}:\d{1,10}(:\d{1,10})?")
@@ -45,6 +46,10 @@ class BgpSettings:
     bind_to_address: bool = False
     ignored_interfaces: tuple[str, ...] = ()
     advertisements: tuple[Advertisement, ...] = ()
+    normal_priorities: Mapping[int, int] = field(default_factory=dict)
+
+    def normal_priority(self, family: int) -> int:
+        return self.normal_priorities.get(family, DEFAULT_PRIORITY)
 
     def port_of(self, node: str) -> int:
         return self.node_ports.get(node, self.port)
@@ -76,9 +81,17 @@ def bgp_settings(configurations: Mapping[str, BGPConfiguration], node: str) -> t
             bind_to_address=spec is not None and spec.bind_mode == "NodeIP",
             ignored_interfaces=_ignored(default, findings),
             advertisements=_advertisements(nearest, findings),
+            normal_priorities=_normal_priorities(default),
         ),
         findings,
     )
+
+
+def _normal_priorities(default: BGPConfiguration | None) -> dict[int, int]:
+    if default is None:
+        return {}
+    given = {4: default.spec.ipv4_normal_route_priority, 6: default.spec.ipv6_normal_route_priority}
+    return {family: priority for family, priority in given.items() if priority}
 
 
 def seconds(duration: str | None) -> int | None:

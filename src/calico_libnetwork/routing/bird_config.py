@@ -70,6 +70,7 @@ class _Rendering:
             *self._head(),
             *(self._kernel(family) for family in FAMILIES),
             *self._static(),
+            *self._priorities(),
             *(self._filters[name] for name in sorted(self._filters)),
             *protocols,
         ]
@@ -122,6 +123,11 @@ class _Rendering:
             routes += [f"route {block} blackhole;" for block in self._values.blocks if _is_block(block, family)]
             if routes:
                 yield f"protocol static static{family} {{ ipv{family}; {' '.join(sorted(set(routes)))} }}"
+
+    def _priorities(self) -> Iterator[str]:
+        for family in FAMILIES:
+            if any(bgp_filter.priority_of(family) in text for text in self._filters.values()):
+                yield bgp_filter.priority_function(family, self._values.settings.normal_priority(family))
 
     def _session(self, session: Session) -> str:
         local = f"local port {port} as" if (port := self._values.settings.port_of(self._values.node)) else "local as"

@@ -154,6 +154,8 @@ class _Sessions:
     def _forward(self, kind: str, peer: BGPPeerSpec) -> Iterator[Session]:
         if not selects(peer, self._own):
             return
+        if peer.local_workload_selector:
+            raise _Left("spec.localWorkloadSelector is not supported: this agent has no BGP sessions with containers")
         if peer.peer_selector:
             members = [other for other in self._others.values() if _matches(peer.peer_selector, other)]
             yield from self._configured(peer, self._to_members(kind, members, FAMILIES))
@@ -163,6 +165,8 @@ class _Sessions:
     def _reverse(self, peer: BGPPeerSpec) -> Iterator[Session]:
         """The other side of a BGPPeer whose far side is this node."""
         families = FAMILIES
+        if peer.local_workload_selector:
+            return
         if peer.peer_selector:
             if not _matches(peer.peer_selector, self._own):
                 return
