@@ -100,9 +100,12 @@ class DataplaneError(CalicoError):
 
 
 class KernelRefused(DataplaneError):
-    def __init__(self, message: str, errno: int) -> None:
+    """``offset``: where in the request the kernel found fault, counted from its header; 0 where it does not say."""
+
+    def __init__(self, message: str, errno: int, *, offset: int = 0) -> None:
         super().__init__(message)
         self.errno = errno
+        self.offset = offset
 
 
 class DockerUnavailable(CalicoError):

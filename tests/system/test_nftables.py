@@ -11,7 +11,7 @@ import pytest
 
 from calico_libnetwork.dataplane import nft as nft_module
 from calico_libnetwork.dataplane import sysctl
-from calico_libnetwork.dataplane.nft import Nft
+from calico_libnetwork.dataplane.nft import Nft, Program
 from calico_libnetwork.dataplane.nftables import TableWriter
 from calico_libnetwork.dataplane.table import Chain, SetSpec, Table
 from calico_libnetwork.errors import DataplaneError
@@ -167,12 +167,12 @@ async def test_impossible_change_keeps_the_table_in_force(namespace: Namespace, 
 
 
 async def test_table_that_keeps_refusing_the_difference_is_replaced_whole(namespace: Namespace) -> None:
-    programs: list[str] = []
+    programs: list[Program] = []
 
     class Refusing(Nft):
         refusals = 0
 
-        async def run(self, *transactions: str) -> None:
+        async def run(self, *transactions: Program) -> None:
             for transaction in transactions:
                 programs.append(transaction)
                 if len(programs) <= self.refusals:

@@ -14,6 +14,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -28,13 +29,15 @@ ROUTE_PROTOCOL, NETFILTER_PROTOCOL = 0, 12
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _ERROR, _DONE = 2, 3
+_BATCH_BEGIN, _BATCH_END = 16, 17
 _FLAG_DUMP_INTERRUPTED, _FLAG_CAPPED, _FLAG_EXTENDED_ACK = 0x10, 0x100, 0x200
 _SOL_NETLINK, _CAP_ACK, _EXTENDED_ACK, _STRICT_CHECK = 270, 10, 11, 12
-_SO_RCVBUFFORCE, _SO_ATTACH_FILTER = 33, 26
-_EXTENDED_ACK_TEXT = 1
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _SO_ATTACH_FILTER = 32, 33, 26
+_EXTENDED_ACK_TEXT, _EXTENDED_ACK_OFFSET = 1, 2
 _ATTRIBUTE_KIND = 0x3FFF  # without the flags "nested" and "network byte order"
 _BATCH_REQUESTS, _BATCH_BYTES = 128, 65536
 _RECEIVE_BYTES = 32768  # what the kernel fills at most in one datagram
+_SEND_OVERHEAD = 32  # of the send buffer, which must hold a datagram as a whole
 _DUMP_ATTEMPTS = 8
 
 
@@ -134,14 +137,55 @@ class Socket:
                 return messages
         raise KernelRefused("the table kept changing while the kernel was listing it", errno.EINTR)
 
+    def transact(self, requests: Sequence[Request]) -> dict[int, KernelRefused]:
+        """Of netfilter: all of the requests, or none and why, by the position of those refused.
+
+        Raises what was refused of the transaction as a whole. Only the last request asks for an acknowledgement; the
+        kernel has said everything by the time it has taken the datagram.
+        """
+        begin, last = self._sequence + 1, self._sequence + 1 + len(requests)
+        self._sequence = last + 1
+        frame = bytes(2) + (requests[0].kind >> 8).to_bytes(2, "big")
+        datagram = [_message(_BATCH_BEGIN, frame, REQUEST, begin)]
+        for sequence, request in enumerate(requests, begin + 1):
+            flags = request.flags | REQUEST | (ACK if sequence == last else 0)
+            datagram.append(_message(request.kind, request.body, flags, sequence))
+        datagram.append(_message(_BATCH_END, frame, REQUEST, last + 1))
+        self._send_whole(b"".join(datagram))
+        answers = {sequence: refusal for sequence, refusal in self._answers() if begin <= sequence <= last}
+        refusals = {sequence - begin - 1: refusal for sequence, refusal in answers.items() if refusal is not None}
+        if -1 in refusals:
+            raise refusals[-1]
+        if not refusals and last not in answers:
+            raise KernelRefused("the kernel did not say whether it took a transaction", errno.ENOBUFS)
+        return refusals
+
+    def _send_whole(self, datagram: bytes) -> None:
+        if len(datagram) > self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _SEND_OVERHEAD:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, len(datagram))
+        self._socket.send(datagram)
+
+    def _answers(self) -> Iterator[tuple[int, KernelRefused | None]]:
+        """What waits to be read: the sequence number of each request answered, and the refusal if it was one."""
+        while True:
+            try:
+                data = self._socket.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                continue
+            for kind, flags, sequence, _port, body in parse(data):
+                if kind == _ERROR:
+                    yield sequence, _refusal(body, flags)
+
     def _exchange_batch(self, requests: Sequence[Request]) -> list[Answer]:
         first = self._sequence + 1
         self._sequence += len(requests)
         self._socket.send(
             b"".join(
-                _HEADER.pack(16 + len(request.body), request.kind, request.flags | REQUEST | ACK, first + position, 0)
-                + request.body
-                + b"\0" * (-len(request.body) % 4)
+                _message(request.kind, request.body, request.flags | REQUEST | ACK, first + position)
                 for position, request in enumerate(requests)
             )
         )
@@ -219,6 +263,10 @@ class Subscription:
         return messages, lost
 
 
+def _message(kind: int, body: bytes, flags: int, sequence: int) -> bytes:
+    return _HEADER.pack(16 + len(body), kind, flags, sequence, 0) + body + b"\0" * (-len(body) % 4)
+
+
 def parse(data: bytes) -> Iterator[tuple[int, int, int, int, bytes]]:
     """Kind, flags, sequence number, port and body of each message in a datagram."""
     offset = 0
@@ -272,12 +320,13 @@ def _refusal(body: bytes, flags: int, *, ends_dump: bool = False) -> KernelRefus
     (code,) = struct.unpack_from("=i", body)
     if code == 0:
         return None
-    message = os.strerror(-code)
+    message, offset = os.strerror(-code), 0
     if flags & _FLAG_EXTENDED_ACK:
-        explained = attributes(body, _extended_ack_offset(body, flags, ends_dump)).get(_EXTENDED_ACK_TEXT, b"")
-        if explained:
-            message = f"{message}: {explained.rstrip(bytes(1)).decode(errors='replace')}"
-    return KernelRefused(message, -code)
+        explained = attributes(body, _extended_ack_offset(body, flags, ends_dump))
+        if _EXTENDED_ACK_TEXT in explained:
+            message = f"{message}: {explained[_EXTENDED_ACK_TEXT].rstrip(bytes(1)).decode(errors='replace')}"
+        offset = int.from_bytes(explained.get(_EXTENDED_ACK_OFFSET, b""), sys.byteorder)
+    return KernelRefused(message, -code, offset=offset)
 
 
 def _extended_ack_offset(body: bytes, flags: int, ends_dump: bool) -> int:

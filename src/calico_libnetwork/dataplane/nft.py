@@ -1,4 +1,5 @@
-"""Running nft: small changes through libnftables in this process, whole programs and listings in a child.
+"""Changing nftables: elements by messages of our own, other small changes through libnftables in this process, whole
+programs and listings in a child.
 
 One thread owns the library's context; the interpreter is free while the library or the kernel works. Programs of
 thousands of lines leave tens of megabytes behind wherever they are parsed, hence the child for those. Without the
@@ -15,7 +16,7 @@ import ctypes
 import os
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -23,7 +24,8 @@ from typing import Any, ParamSpec, Self, TypeVar
 import msgspec
 
 from calico_libnetwork.dataplane.netlink import NETFILTER_PROTOCOL, Request, Socket, attributes
-from calico_libnetwork.errors import DataplaneError
+from calico_libnetwork.dataplane.nft_elements import ElementMessage
+from calico_libnetwork.errors import DataplaneError, KernelRefused
 
 NFT_SUBSYSTEM = 10 << 8
 MESSAGE_NEW_GENERATION = NFT_SUBSYSTEM | 15
@@ -33,6 +35,9 @@ _GENERIC_HEADER = struct.pack("=BBH", 0, 0, 0)
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+# one transaction: nft's text, or elements alone
+Program = str | Sequence[ElementMessage]
 
 _LIBRARY = "libnftables.so.1"
 _CHILD_FROM_BYTES = 32768
@@ -63,8 +68,8 @@ class Nft:
     def is_own(self, generation: int) -> bool:
         return generation in self._own_generations
 
-    async def run(self, *programs: str) -> None:
-        """One transaction each, in order; raises DataplaneError with nft's complaint about the first refused one.
+    async def run(self, *programs: Program) -> None:
+        """One transaction each, in order; raises DataplaneError with the complaint about the first refused one.
 
         That one has changed nothing, and those behind it are not tried.
         """
@@ -95,26 +100,44 @@ class Nft:
         if self._socket is not None:
             self._socket.close()
 
-    def _commit_all(self, programs: tuple[str, ...]) -> None:
+    def _commit_all(self, programs: tuple[Program, ...]) -> None:
         for program in programs:
             self._commit(program)
 
-    def _commit(self, program: str) -> None:
+    def _commit(self, program: Program) -> None:
         before = self._generation()
-        library = self._load_library() if len(program) < _CHILD_FROM_BYTES else None
-        complaint = _run_child(program) if library is None else library.run(program)
-        if complaint is not None:
-            raise DataplaneError(f"nft refused a change: {complaint}")
+        if isinstance(program, str):
+            self._commit_text(program)
+        else:
+            self._commit_elements(program)
         after = self._generation()
         if after == before + 1:
             self._own_generations[after] = None
             if len(self._own_generations) > _REMEMBERED_GENERATIONS:
                 del self._own_generations[next(iter(self._own_generations))]
 
-    def _generation(self) -> int:
+    def _commit_text(self, program: str) -> None:
+        library = self._load_library() if len(program) < _CHILD_FROM_BYTES else None
+        complaint = _run_child(program) if library is None else library.run(program)
+        if complaint is not None:
+            raise DataplaneError(f"nft refused a change: {complaint}")
+
+    def _commit_elements(self, messages: Sequence[ElementMessage]) -> None:
+        try:
+            refusals = self._opened.transact([message.request for message in messages])
+        except KernelRefused as error:
+            raise DataplaneError(f"the kernel refused elements: {error}") from error
+        for position, refusal in refusals.items():
+            raise DataplaneError(f"the kernel refused {messages[position].describe(refusal.offset)}: {refusal}")
+
+    @property
+    def _opened(self) -> Socket:
         if self._socket is None:
             raise RuntimeError("nft is used outside its context")
-        message = self._socket.ask(Request(_MESSAGE_GET_GENERATION, _GENERIC_HEADER))
+        return self._socket
+
+    def _generation(self) -> int:
+        message = self._opened.ask(Request(_MESSAGE_GET_GENERATION, _GENERIC_HEADER))
         return int.from_bytes(attributes(message.body, 4)[GENERATION_ID], "big")
 
     def _load_library(self) -> _Library | None:

@@ -89,6 +89,10 @@ def canonical(element: str) -> str:
     return " . ".join(_canonical_part(part.strip().strip('"')) for part in element.split(" . "))
 
 
+def protocol_number(text: str) -> int:
+    return int(_PROTOCOLS.get(text, text))
+
+
 def _canonical_part(part: str) -> str:
     if part.endswith("/32") and ":" not in part:
         return part[:-3]

@@ -19,7 +19,10 @@ Element = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one transaction writes and removes. With ``whole`` it stands in the place of all that was there."""
+    """What is written and removed. With ``whole`` it stands in the place of all that was there.
+
+    ``unseen``: nothing that packets meet refers to any of it yet.
+    """
 
     whole: bool
     sets: Mapping[str, SetSpec]
@@ -30,6 +33,14 @@ class Plan:
     gone_elements: frozenset[Element] = frozenset()
     rehooked: frozenset[str] = frozenset()
     known_chains: frozenset[str] = field(default_factory=frozenset)
+    unseen: bool = False
+
+    @property
+    def separable(self) -> bool:
+        """Whether elements of plain sets may follow in a transaction of their own. Intervals are no part of the
+        instant at which the others become visible anyway.
+        """
+        return self.unseen or not (self.whole or self.sets or self.chains or self.gone_sets or self.gone_chains)
 
     def __bool__(self) -> bool:
         return self.whole or any(
@@ -95,10 +106,11 @@ def preparation(table: Table) -> Plan:
     chains = {name: chain for name, chain in table.chains.changes().items() if name not in actual and not chain.hook}
     sets = {name: spec for name, spec in table.sets.changes().items() if name not in table.sets.actual}
     if not chains and not any("interval" in spec.declaration for spec in sets.values()):
-        return Plan(whole=False, sets={}, chains={}, elements={})
+        return Plan(whole=False, unseen=True, sets={}, chains={}, elements={})
     elements = table.elements.changes() if sets else {}
     return Plan(
         whole=False,
+        unseen=True,
         sets=sets,
         chains=chains,
         elements={element: verdict for element, verdict in elements.items() if element[0] in sets},
@@ -160,19 +172,22 @@ def _declare_chains(table: str, plan: Plan) -> Iterator[str]:
             yield f"add chain {table} {name} {{ {chain.hook} }}" if chain.hook else f"add chain {table} {name}"
 
 
-def _element_lines(verb: str, table: str, elements: Mapping[Element, str] | Iterable[Element]) -> Iterator[str]:
-    by_set: dict[str, list[str]] = defaultdict(list)
-    verdicts = elements if isinstance(elements, Mapping) else {}
-    for element in elements:
-        name, text = element
-        verdict = verdicts.get(element)
-        by_set[name].append(f"{text} : {verdict}" if verdict else text)
-    for name, texts in by_set.items():
+def _element_lines(verb: str, table: str, elements: Mapping[Element, str]) -> Iterator[str]:
+    for name, members in by_set(elements).items():
+        texts = [f"{text} : {verdict}" if verdict else text for text, verdict in members.items()]
         yield f"{verb} element {table} {name} {{ {', '.join(texts)} }}"
 
 
-def _without_sets(elements: Iterable[Element], sets: Collection[str]) -> Iterable[Element]:
-    return (element for element in elements if element[0] not in sets)
+def by_set(elements: Mapping[Element, str]) -> dict[str, dict[str, str]]:
+    """Of each set its elements' texts and verdicts."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for (name, text), verdict in elements.items():
+        found[name][text] = verdict
+    return found
+
+
+def _without_sets(elements: Iterable[Element], sets: Collection[str]) -> dict[Element, str]:
+    return dict.fromkeys((element for element in elements if element[0] not in sets), "")
 
 
 def _rehooked(table: Table) -> frozenset[str]:

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import structlog
 
-from calico_libnetwork.dataplane.nft import Nft
+from calico_libnetwork.dataplane.nft import Nft, Program
+from calico_libnetwork.dataplane.nft_elements import split
 from calico_libnetwork.dataplane.nft_listing import TableListing, canonical, hook_text, parse_listing, set_mark
 from calico_libnetwork.dataplane.nft_program import (
     Element,
@@ -99,18 +100,19 @@ class TableWriter:
             _log.warning("nft refused again, replacing the table", table=self._name, error=str(error))
             await self._write(replacement(self.table))
 
-    def take(self, plan: Plan) -> str:
-        """The plan's program, with the table as it will be: who fails to run it has to ``read``."""
-        if not plan:
-            return ""
-        program = render(self.table, plan)
+    def take(self, plan: Plan) -> list[Program]:
+        """The plan's transactions, with the table as it will be: who fails to run them has to ``read``."""
+        messages, rest = split(self.table, plan)
+        programs: list[Program] = [render(self.table, rest)] if rest else []
+        if messages:
+            programs.append(messages)
         plan.settle(self.table)
-        return program
+        return programs
 
     async def _write_difference(self) -> None:
-        programs = [self.take(preparation(self.table)), self.take(difference(self.table))]
+        programs = [*self.take(preparation(self.table)), *self.take(difference(self.table))]
         try:
-            await self._nft.run(*filter(None, programs))
+            await self._nft.run(*programs)
         except DataplaneError as error:
             raise DataplaneError(f"table {self._name}: {error}") from error
 
@@ -129,15 +131,22 @@ async def apply_together(nft: Nft, writers: Sequence[TableWriter]) -> None:
     for writer in writers:
         if writer.stale:
             await writer.read()
-    programs = [writer.take(preparation(writer.table)) for writer in writers]
-    programs.append("".join([writer.take(difference(writer.table)) for writer in writers]))
+    prepared = [program for writer in writers for program in writer.take(preparation(writer.table))]
+    changed = [program for writer in writers for program in writer.take(difference(writer.table))]
     try:
-        await nft.run(*filter(None, programs))
+        await nft.run(*prepared, *_joined(changed))
     except DataplaneError as error:
         _log.warning("nft refused a change, taking the tables one by one", error=str(error))
         for writer in writers:
             await writer.read()
             await writer.apply()
+
+
+def _joined(programs: Sequence[Program]) -> Iterator[Program]:
+    """As few transactions as can be; of a table's own, the text comes before the elements."""
+    text = "".join(program for program in programs if isinstance(program, str))
+    messages = [message for program in programs if not isinstance(program, str) for message in program]
+    yield from filter(None, (text, messages))
 
 
 def _read_sets(listing: TableListing, desired: Mapping[str, SetSpec]) -> Iterator[tuple[str, SetSpec]]:
