@@ -10,7 +10,7 @@ import pytest
 
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.resources import Rule
-from calico_libnetwork.policy.entity import PortMatch
+from calico_libnetwork.policy.entity import PortMatch, parse_network
 from calico_libnetwork.policy.findings import Finding
 from calico_libnetwork.policy.rule import ICMPMatch, RuleMatch, compile_rules
 
@@ -177,6 +177,25 @@ def test_ports_are_merged_and_names_kept_apart() -> None:
     compiled = _clean({"protocol": "TCP", "destination": {"ports": ports}})
     assert compiled.destination.ports == PortMatch(((80, 86), (90, 90), (8080, 8080)), ("http",))
     assert _clean({"destination": {"ports": ["http"]}}).destination.ports == PortMatch((), ("http",))
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("::ffff:10.0.0.1", "10.0.0.1/32"),
+        ("::ffff:10.1.2.3/104", "10.0.0.0/8"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_an_ipv4_address_written_as_ipv6_is_the_ipv4_address(text: str, network: str) -> None:
+    assert parse_network(text) == ip_network(network)
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/255.0.0.0", "10.0.0.0/0.0.0.255", "10.0.0.0/+8", "fe80::1%eth0", ""])
+def test_a_network_calico_does_not_read_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match="no address or CIDR"):
+        parse_network(text)
 
 
 def test_networks_and_icmp_are_read() -> None:

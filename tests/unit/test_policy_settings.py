@@ -84,3 +84,40 @@ def test_the_nodes_own_configuration_wins_field_by_field() -> None:
     assert (options.vxlan_port, options.deny) == (1, "reject")
     other = read_options(RulesSettings(), specs, node="n2", findings=[])
     assert other.vxlan_port == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "harmless"),
+    [
+        ("wireguardEnabled", True, False),
+        ("wireguardEnabledV6", True, False),
+        ("bpfEnabled", True, False),
+        ("chainInsertMode", "append", "Insert"),
+        ("ipv6Support", False, True),
+        ("vxlanEnabled", False, True),
+        ("nftablesMarkMask", 0xFF000000, 0xFFFF0000),
+        ("removeExternalRoutes", False, True),
+        ("deviceRouteProtocol", 3, 80),
+        ("deviceRouteSourceAddress", "192.0.2.1", ""),
+        ("routeSyncDisabled", True, False),
+        ("ipForwarding", "Disabled", "Enabled"),
+        ("mtuIfacePattern", "^eth", ""),
+        ("floatingIPs", "Enabled", "Disabled"),
+        ("awsSrcDstCheck", "Disable", "DoNothing"),
+    ],
+)
+def test_what_is_asked_for_and_not_done_is_a_finding(field: str, value: Any, harmless: Any) -> None:
+    options, findings = _read({field: value})
+    assert options == initial_options(RulesSettings())
+    assert [(finding.severity, finding.field) for finding in findings] == [("error", f"spec.{field}")]
+    assert not _read({field: harmless})[1]
+
+
+def test_what_a_node_turns_off_for_itself_is_no_finding_there() -> None:
+    own = ResourceKey("FelixConfiguration", "node.n1")
+    specs: dict[ResourceKey, dict[str, Any]] = {own: {"wireguardEnabled": False}, _DEFAULT: {"wireguardEnabled": True}}
+    found: dict[str, list[Finding]] = {"n1": [], "n2": []}
+    for node, findings in found.items():
+        read_options(RulesSettings(), specs, node=node, findings=findings)
+    assert not found["n1"]
+    assert [finding.key for finding in found["n2"]] == [_DEFAULT]

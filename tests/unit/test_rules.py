@@ -127,10 +127,10 @@ def _texts(rule: Spec, network_sets: Mapping[int, str] | None = None) -> list[st
             ["meta nfproto ipv4 ip saddr { 10.0.0.0/8, 192.0.2.1 } accept"],
         ),
         (
-            {"source": {"nets": ["0.0.0.0/0", "::/0"], "notNets": ["10.0.0.0/8", "::ffff:1.2.3.4"]}},
+            {"source": {"nets": ["0.0.0.0/0", "::/0"], "notNets": ["10.0.0.0/8", "::1.2.3.4"]}},
             [
                 "meta nfproto ipv4 ip saddr != 10.0.0.0/8 accept",
-                "meta nfproto ipv6 ip6 saddr != ::ffff:1.2.3.4 accept",
+                "meta nfproto ipv6 ip6 saddr != ::1.2.3.4 accept",
             ],
         ),
     ],
@@ -215,6 +215,29 @@ def test_log_rules_name_what_they_were_told_to() -> None:
         'limit rate 10/minute burst 5 packets log prefix "x_security np libnetwork/security.a security.a: " level info'
     )
     assert host.path(1, "egress") == [_CONNTRACK, log, "drop", "drop"]
+
+
+def test_a_name_that_nft_would_misread_stays_inside_its_quotes() -> None:
+    host = Host()
+    host.put_workload(1)
+    key = ResourceKey("GlobalNetworkPolicy", "a")
+    annotations = {"projectcalico.org/metadata": '{"name": "x\\" accept\\nadd"}'}
+    spec = {"selector": "all()", "ingress": [{"action": "Log"}], "tier": 'odd" drop'}
+    metadata = {"name": "a", "annotations": annotations}
+    head = {"kind": key.kind, "apiVersion": "projectcalico.org/v3"}
+    host.put_document(key, head | {"metadata": metadata, "spec": spec})
+    host.put("FelixConfiguration", "default", {"logPrefix": "%t %n"})
+    assert 'log prefix "odd_ drop x_ accept_add: " level info' in host.path(1, "ingress")
+
+
+@pytest.mark.parametrize("kind", ["StagedGlobalNetworkPolicy", "StagedNetworkPolicy", "StagedKubernetesNetworkPolicy"])
+def test_a_staged_policy_is_said_not_to_be_in_force(kind: str) -> None:
+    host = Host()
+    key = ResourceKey(kind, "a", "" if "Global" in kind else "libnetwork")
+    host.put(kind, key.name, {"selector": "all()", "types": ["Ingress"]}, key.namespace)
+    assert host.findings() == [(str(key), "warning", "staged")]
+    host.delete(key)
+    assert host.findings() == []
 
 
 def test_endpoints_with_the_same_policy_share_their_chains() -> None:

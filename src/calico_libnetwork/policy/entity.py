@@ -23,6 +23,8 @@ SERVICE_ACCOUNT_LABEL = "projectcalico.org/serviceaccount"
 NAMESPACE_PREFIX = "pcns."
 SERVICE_ACCOUNT_PREFIX = "pcsa."
 
+_NETWORK = re.compile(r"[0-9a-fA-F:.]+(/[0-9]{1,3})?")
+_MAPPED = IPv6Network("::ffff:0:0/96")
 _PORT_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _PORT_RANGE = re.compile(r"(\d{1,5})(?::(\d{1,5}))?")
 _LARGEST_PORT = 65535
@@ -73,10 +75,16 @@ def compile_entity(entity: EntityRule, *, namespace: str, field: str, faults: li
 
 
 def parse_network(text: str) -> Network:
-    """A CIDR, host bits ignored, or an address. Raises ``ValueError``."""
-    if "%" in text:
-        raise ValueError(f"{text!r} carries a zone")
-    return ip_network(text, strict=False)
+    """A CIDR, host bits ignored, or an address. Raises ``ValueError``.
+
+    An IPv4 address in IPv6's clothes is the IPv4 address, as in Calico: no packet ever carries the other.
+    """
+    if _NETWORK.fullmatch(text) is None:
+        raise ValueError(f"{text!r} is no address or CIDR")
+    network = ip_network(text, strict=False)
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - _MAPPED.prefixlen))
+    return network
 
 
 def covering(networks: Iterable[Network], version: int) -> list[Network]:

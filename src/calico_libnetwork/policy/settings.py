@@ -7,7 +7,7 @@ the field as it was.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.policy.entity import Network, parse_network
 from calico_libnetwork.policy.findings import Finding
 
+ACCEPT_MARK, PASS_MARK = 0x10000, 0x20000
 EndpointToHost = Literal["drop", "return", "accept"]
 
 
@@ -27,8 +28,8 @@ class RulesSettings:
     Felix does.
     """
 
-    accept_mark: int = 0x10000
-    pass_mark: int = 0x20000
+    accept_mark: int = ACCEPT_MARK
+    pass_mark: int = PASS_MARK
     endpoint_to_host: EndpointToHost = "drop"
     vxlan_port: int = 4789
     invalid_policy: Literal["deny", "ignore"] = "deny"
@@ -71,8 +72,9 @@ def read_options(
 ) -> Options:
     """``configurations`` are the raw specs as stored, of any FelixConfiguration."""
     options = initial_options(settings)
-    for configuration in ("default", f"node.{node}"):
-        key = ResourceKey("FelixConfiguration", configuration)
+    keys = [ResourceKey("FelixConfiguration", name) for name in ("default", f"node.{node}")]
+    findings += _not_done(configurations, keys)
+    for key in keys:
         spec = configurations.get(key, {})
         for name, (attribute, read) in _FIELDS.items():
             value = spec.get(name)
@@ -84,6 +86,16 @@ def read_options(
                 text = f"{value!r} is not usable ({error}); left as it was"
                 findings.append(Finding(key, "error", "configuration", f"spec.{name}", text))
     return options
+
+
+def _not_done(
+    configurations: Mapping[ResourceKey, Mapping[str, Any]], keys: Sequence[ResourceKey]
+) -> Iterator[Finding]:
+    """Settings that would change traffic and that this agent does not have; the last of ``keys`` that has one wins."""
+    for name, (harmless, text) in _NOT_DONE.items():
+        having = [key for key in keys if configurations.get(key, {}).get(name) not in (None, "")]
+        if having and not harmless(configurations[having[-1]][name]):
+            yield Finding(having[-1], "error", "configuration", f"spec.{name}", f"this agent does not do it: {text}")
 
 
 def _word(*allowed: str) -> Callable[[Any], str]:
@@ -124,7 +136,7 @@ def _prefixes(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(("cali", *names)))
 
 
-def _log_prefix(value: Any) -> str:
+def quotable(value: object) -> str:
     """nft's strings know no escapes."""
     return re.sub(r"[^ !#-~]", "_", str(value))
 
@@ -164,7 +176,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "defaultEndpointToHostAction": ("endpoint_to_host", _word("drop", "return", "accept")),
     "iptablesFilterDenyAction": ("deny", _REJECT),
     "nftablesFilterDenyAction": ("deny", _REJECT),
-    "logPrefix": ("log_prefix", _log_prefix),
+    "logPrefix": ("log_prefix", quotable),
     "logActionRateLimit": ("log_limit", _matching(r"\d{1,6}/(second|minute|hour|day)", "a rate such as 10/minute")),
     "logActionRateLimitBurst": ("log_burst", _burst),
     "disableConntrackInvalidCheck": ("drop_invalid", lambda value: not _flag(value)),
@@ -177,4 +189,36 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "natOutgoingExclusions": ("nat_exclude_nodes", _one_of("ippoolsandhostips", "ippoolsonly")),
     "iptablesNATOutgoingInterfaceFilter": ("nat_interfaces", _interfaces),
     "externalNodesList": ("vxlan_sources", _networks),
+}
+
+
+def _is(*values: Any) -> Callable[[Any], bool]:
+    return lambda value: (value.lower() if isinstance(value, str) else value) in values
+
+
+def _has_bits(bits: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and value & bits == bits
+
+
+_PLAIN = "traffic between hosts is not encrypted"
+_MARKS = ACCEPT_MARK | PASS_MARK
+# by name, which values ask for nothing else than what is done anyway, and what is done instead of what is asked for
+_NOT_DONE: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "wireguardEnabled": (_is(False), _PLAIN),
+    "wireguardEnabledV6": (_is(False), _PLAIN),
+    "bpfEnabled": (_is(False), "the rules are nftables'"),
+    "chainInsertMode": (_is("insert"), "the rules are in chains of their own, before others'"),
+    "ipv6Support": (_is(True), "IPv6 stays on"),
+    "vxlanEnabled": (_is(True), "the pools alone decide"),
+    "iptablesMarkMask": (_has_bits(_MARKS), f"marks are {_MARKS:#x}"),
+    "nftablesMarkMask": (_has_bits(_MARKS), f"marks are {_MARKS:#x}"),
+    "removeExternalRoutes": (_is(True), "other routes to containers' interfaces are removed"),
+    "deviceRouteProtocol": (_is(80), "routes to containers have protocol 80"),
+    "deviceRouteSourceAddress": (_is(), "routes to containers name no source address"),
+    "deviceRouteSourceAddressIPv6": (_is(), "routes to containers name no source address"),
+    "routeSyncDisabled": (_is(False), "routes are written"),
+    "ipForwarding": (_is("enabled"), "forwarding is turned on"),
+    "mtuIfacePattern": (_is(), "the MTU is that of the interface with the node's address"),
+    "floatingIPs": (_is("disabled"), "no address is translated to a container's"),
+    "awsSrcDstCheck": (_is("donothing"), "the cloud's check of addresses stays as it is"),
 }

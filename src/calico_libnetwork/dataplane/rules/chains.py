@@ -19,7 +19,7 @@ from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.selector import Selector
 from calico_libnetwork.policy.resolver import CompiledPolicy, CompiledProfile, ResolvedTier
 from calico_libnetwork.policy.rule import Direction, RuleMatch
-from calico_libnetwork.policy.settings import Options
+from calico_libnetwork.policy.settings import Options, quotable
 
 _KIND_WORDS = {"GlobalNetworkPolicy": "gnp", "NetworkPolicy": "np", "Profile": "profile"}
 
@@ -204,4 +204,4 @@ def _log_prefix(template: str, compiled: CompiledPolicy | CompiledProfile) -> st
     values = {"%t": tier, "%k": _KIND_WORDS.get(key.kind, key.kind), "%p": qualified, "%n": name}
     for word, value in values.items():
         template = template.replace(word, value)
-    return f"{template}: "
+    return f"{quotable(template)}: "

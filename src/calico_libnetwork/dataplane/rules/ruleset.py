@@ -41,7 +41,8 @@ Update = AnyResource | InvalidResource | None
 
 _POLICY_KINDS = ("GlobalNetworkPolicy", "NetworkPolicy")
 _OWNER_KINDS = ("WorkloadEndpoint", "HostEndpoint", "GlobalNetworkSet", "NetworkSet")
-_KINDS = ("FelixConfiguration", "IPPool", "Node", "Tier", "Profile", *_POLICY_KINDS, *_OWNER_KINDS)
+_STAGED_KINDS = ("StagedGlobalNetworkPolicy", "StagedNetworkPolicy", "StagedKubernetesNetworkPolicy")
+_KINDS = ("FelixConfiguration", "IPPool", "Node", "Tier", "Profile", *_POLICY_KINDS, *_OWNER_KINDS, *_STAGED_KINDS)
 _UNREADABLE = {
     "GlobalNetworkPolicy": "it denies, on every endpoint, what the rest of its tier does not allow",
     "NetworkPolicy": "it denies, on every endpoint of its namespace, what the rest of its tier does not allow",
@@ -142,6 +143,10 @@ class _Content:
             self._apply_profile(key, cast("resources.Profile | None", update), findings)
         elif kind == "Tier":
             self._apply_tier(key, cast("resources.Tier | None", update))
+        elif kind in _STAGED_KINDS:
+            if update is not None:
+                text = "a staged policy is not in force, and nothing here reports what it would do"
+                findings.append(Finding(key, "warning", "staged", "", text))
         else:
             self._apply_environment(key, update, findings)
         if findings:
