@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 K = TypeVar("K")
 V = TypeVar("V")
 
+_NOTHING = object()
+
 
 class Delta(Generic[K, V]):
     """Two maps and the keys in which they differ, kept up to date as either changes.
@@ -35,11 +37,11 @@ class Delta(Generic[K, V]):
 
     def want(self, key: K, value: V) -> None:
         self._desired[key] = value
-        self._compare(key)
+        self._note(key, same=self._actual.get(key, _NOTHING) == value)
 
     def unwant(self, key: K) -> None:
         self._desired.pop(key, None)
-        self._compare(key)
+        self._note(key, same=key not in self._actual)
 
     def want_exactly(self, desired: Mapping[K, V]) -> None:
         for key in self._desired.keys() - desired.keys():
@@ -50,11 +52,11 @@ class Delta(Generic[K, V]):
     def observe(self, key: K, value: V) -> None:
         """The kernel now holds ``value`` under ``key``: it was read, or a write succeeded."""
         self._actual[key] = value
-        self._compare(key)
+        self._note(key, same=self._desired.get(key, _NOTHING) == value)
 
     def observe_gone(self, key: K) -> None:
         self._actual.pop(key, None)
-        self._compare(key)
+        self._note(key, same=key not in self._desired)
 
     def observe_exactly(self, actual: Mapping[K, V]) -> None:
         """A full reading replaces whatever was believed before."""
@@ -71,11 +73,7 @@ class Delta(Generic[K, V]):
         """What must go: in the kernel and not wanted."""
         return [key for key in self._pending if key not in self._desired]
 
-    def _compare(self, key: K) -> None:
-        if key in self._desired:
-            same = key in self._actual and self._actual[key] == self._desired[key]
-        else:
-            same = key not in self._actual
+    def _note(self, key: K, *, same: bool) -> None:
         if same:
             self._pending.discard(key)
         else:

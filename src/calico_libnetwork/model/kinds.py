@@ -100,8 +100,7 @@ def find_kind(word: str) -> Kind:
         raise InvalidResource(f"{word} is no kind of resource; there are {', '.join(sorted(KINDS))}") from None
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ResourceKey:
+class ResourceKey(msgspec.Struct, frozen=True, order=True, gc=False):
     """Identity of a resource; ``namespace`` is "" for a global kind."""
 
     kind: str

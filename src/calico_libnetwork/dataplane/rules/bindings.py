@@ -215,7 +215,7 @@ class Bindings:
 
 def _arp_elements(endpoint: LocalEndpoint) -> frozenset[Element]:
     return frozenset(
-        (skeleton.OWN_ADDRESSES, f'"{endpoint.interface}" . {address}')
+        (skeleton.OWN_ADDRESSES, f'"{endpoint.interface}" . {names.address_text(address)}')
         for address in endpoint.addresses
         if address.version == 4
     )

@@ -55,7 +55,7 @@ def port_set(version: int, selector: Selector, name: str) -> str:
 
 def address_text(address: Address) -> str:
     """As nft prints it, also for IPv6 addresses that hold an IPv4 one."""
-    return str(address) if address.version == 4 else socket.inet_ntop(socket.AF_INET6, address.packed)
+    return socket.inet_ntop(socket.AF_INET if address.version == 4 else socket.AF_INET6, address.packed)
 
 
 def network_text(network: Network) -> str:
