@@ -35,7 +35,8 @@ from tests.etcd_server import EtcdServer
 T = TypeVar("T")
 State = dict[str, KeyValue]
 PREFIXES = ("/a/", "/b/")
-keys = st.sampled_from(["/a/1", "/a/2", "/b/1", "/b/2", "/c"])
+KEYS = ("/a/1", "/a/2", "/b/1", "/b/2", "/c")
+keys = st.sampled_from(KEYS)
 values = st.binary(max_size=3)
 operations = st.lists(
     st.one_of(st.builds(Put, keys, values), st.builds(Delete, keys)), max_size=4, unique_by=lambda o: o.key
@@ -217,7 +218,7 @@ class EtcdMachine(StoreMachine):
 
     async def open(self) -> Datastore:
         store = EtcdDatastore(self.server.settings())
-        left = (await store.list(["/a/", "/b/", "/c"])).items
+        left = (await store.get(KEYS)).items  # other tests use this server, too
         await store.commit(Transaction((), [Delete(item.key) for item in left]))
         return store
 

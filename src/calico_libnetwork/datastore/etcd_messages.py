@@ -5,7 +5,7 @@ Keys are UTF-8; what another tool stored under other bytes is kept apart by surr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from calico_libnetwork.datastore import etcd_pb2 as pb
 from calico_libnetwork.datastore.protocol import (
@@ -57,9 +57,10 @@ def listing(response: pb.TxnResponse) -> Listing:
 
 def transaction_request(transaction: Transaction) -> pb.TxnRequest:
     """Compares, writes, and for a failure the reading of every key that was compared."""
+    known = _known(transaction)
     return pb.TxnRequest(
         compare=[_compare(compare) for compare in transaction.compares],
-        success=[_write(operation) for operation in transaction.operations],
+        success=[_write(operation, known) for operation in transaction.operations],
         failure=[_range_of_key(key) for key in _compared_keys(transaction)],
     )
 
@@ -68,8 +69,9 @@ def outcome(transaction: Transaction, response: pb.TxnResponse) -> Outcome:
     revision = response.header.revision
     current: dict[str, KeyValue | None] = {}
     if response.succeeded:
+        known = _known(transaction)
         for operation, answer in zip(transaction.operations, response.responses, strict=True):
-            current[operation.key] = _written(operation, answer.response_put, revision)
+            current[operation.key] = _written(operation, answer.response_put, known.get(operation.key), revision)
     else:
         for key, answer in zip(_compared_keys(transaction), response.responses, strict=True):
             kvs = answer.response_range.kvs
@@ -149,17 +151,26 @@ def _compare(compare: Compare) -> pb.Compare:
     return message
 
 
-def _write(operation: Operation) -> pb.RequestOp:
+def _known(transaction: Transaction) -> dict[str, Compare]:
+    """Compares that tell all there is to know of what a write replaces, apart from its value."""
+    return {
+        compare.key: compare
+        for compare in transaction.compares
+        if compare.target == "mod" and (compare.operand == 0 or compare.version)
+    }
+
+
+def _write(operation: Operation, known: Mapping[str, Compare]) -> pb.RequestOp:
     key = encode_key(operation.key)
     if isinstance(operation, Put):
-        return pb.RequestOp(request_put=pb.PutRequest(key=key, value=operation.value, prev_kv=True))
+        put = pb.PutRequest(key=key, value=operation.value, prev_kv=operation.key not in known)
+        return pb.RequestOp(request_put=put)
     return pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=key))
 
 
-def _written(operation: Operation, answer: pb.PutResponse, revision: int) -> KeyValue | None:
+def _written(operation: Operation, answer: pb.PutResponse, known: Compare | None, revision: int) -> KeyValue | None:
     if not isinstance(operation, Put):
         return None
-    if not answer.HasField("prev_kv"):
-        return KeyValue(operation.key, operation.value, revision, revision, 1)
     before = answer.prev_kv
-    return KeyValue(operation.key, operation.value, before.create_revision, revision, before.version + 1)
+    created, version = (known.created, known.version) if known else (before.create_revision, before.version)
+    return KeyValue(operation.key, operation.value, created or revision, revision, version + 1)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from calico_libnetwork.datastore.ordered import OrderedItems
 from calico_libnetwork.datastore.protocol import (
@@ -29,8 +30,7 @@ HISTORY = 2000
 """Revisions kept for watches; one that falls further behind is told that they are gone, and lists anew."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What a transaction comes to: its answer, and the changes it makes (none where a compare failed)."""
 
     outcome: Outcome
@@ -39,16 +39,17 @@ class Plan:
 
 def plan(transaction: Transaction, revision: int, read: Callable[[str], KeyValue | None]) -> Plan:
     """Decides a transaction against the state that ``read`` shows, which is as of ``revision``."""
-    if not all(_holds(compare, read(compare.key)) for compare in transaction.compares):
-        current = {compare.key: read(compare.key) for compare in transaction.compares}
-        return Plan(Outcome(False, revision, current), ())
-    events = [
-        event
-        for operation in transaction.operations
-        if (event := _event(operation, read(operation.key), revision + 1)) is not None
-    ]
-    written: dict[str, KeyValue | None] = {operation.key: None for operation in transaction.operations}
-    written.update((event.key, event.current) for event in events)
+    for compare in transaction.compares:
+        if not _holds(compare, read(compare.key)):
+            current = {compare.key: read(compare.key) for compare in transaction.compares}
+            return Plan(Outcome(False, revision, current), ())
+    events = []
+    written: dict[str, KeyValue | None] = {}
+    for operation in transaction.operations:
+        event = _event(operation, read(operation.key), revision + 1)
+        written[operation.key] = None if event is None else event.current
+        if event is not None:
+            events.append(event)
     return Plan(Outcome(True, revision + 1 if events else revision, written), tuple(events))
 
 
@@ -80,6 +81,7 @@ class Ledger:
         self, items: Iterable[KeyValue] = (), *, revision: int = FIRST_REVISION, history: int = HISTORY
     ) -> None:
         self._items = OrderedItems(items)
+        self.read = self._items.get
         self._limit = history
         self._history: deque[tuple[Event, ...]] = deque()  # one entry a revision, the last is that of self.revision
         self.revision = revision
@@ -88,9 +90,6 @@ class Ledger:
     def compacted(self) -> int:
         """The oldest revision a watch may start at."""
         return self.revision + 1 - len(self._history)
-
-    def read(self, key: str) -> KeyValue | None:
-        return self._items.get(key)
 
     def get(self, keys: Sequence[str]) -> Listing:
         found = (self._items.get(key) for key in sorted(set(keys)))

@@ -8,15 +8,16 @@ share one contract suite: ``memory`` (tests, demos), ``sqlite`` (one host), ``et
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
+
+import msgspec
 
 TRANSACTION_LIMIT = 128
 """Compares and, apart from them, operations that one transaction may hold: etcd's default ``max-txn-ops``."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeyValue:
+class KeyValue(msgspec.Struct, frozen=True, gc=False):
     """One key as stored; ``version`` counts the writes since its creation, from 1."""
 
     key: str
@@ -26,16 +27,18 @@ class KeyValue:
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Compare:
+class Compare(msgspec.Struct, frozen=True, gc=False):
     """A condition of a transaction: ``target`` of ``key`` equals ``operand``.
 
     ``mod`` 0 means that the key is absent; an absent key has ``create`` 0 and ``version`` 0, and no ``value``.
+    ``created`` and ``version`` may tell what else is true where ``mod`` is as said, so that no store has to look it up.
     """
 
     key: str
     target: Literal["mod", "create", "version", "value"]
     operand: int | bytes
+    created: int = 0
+    version: int = 0
 
 
 def absent(key: str) -> Compare:
@@ -43,17 +46,15 @@ def absent(key: str) -> Compare:
 
 
 def unchanged(key_value: KeyValue) -> Compare:
-    return Compare(key_value.key, "mod", key_value.mod_revision)
+    return Compare(key_value.key, "mod", key_value.mod_revision, key_value.create_revision, key_value.version)
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(msgspec.Struct, frozen=True, gc=False):
     key: str
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(msgspec.Struct, frozen=True, gc=False):
     """Deletes one key; a missing one is no error."""
 
     key: str
@@ -62,8 +63,7 @@ class Delete:
 Operation = Put | Delete
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
+class Transaction(msgspec.Struct, frozen=True):
     """All operations or none: they happen, in one revision, iff every compare holds.
 
     A key may be written once, and ``TRANSACTION_LIMIT`` holds; a breach is a ``ValueError`` here, on every store.
@@ -79,8 +79,7 @@ class Transaction:
             raise ValueError(f"a transaction may hold {TRANSACTION_LIMIT} compares and {TRANSACTION_LIMIT} operations")
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What a transaction did.
 
     ``current`` holds, on success, each written key as it now is and, on failure, each compared key as it stands
@@ -89,19 +88,17 @@ class Outcome:
 
     succeeded: bool
     revision: int
-    current: Mapping[str, KeyValue | None] = field(default_factory=dict)
+    current: Mapping[str, KeyValue | None] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(msgspec.Struct, frozen=True):
     """A consistent reading: ``items`` in key order, all as of ``revision``."""
 
     revision: int
     items: tuple[KeyValue, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """One key changed at ``revision``; ``current`` is None for a deletion."""
 
     key: str

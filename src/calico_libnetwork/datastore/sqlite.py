@@ -50,7 +50,9 @@ class SqliteDatastore(MemoryDatastore):
         self._revision = ledger.revision  # that of the last transaction decided; the ledger's is the last durable one
         self._decided: dict[str, KeyValue | None] = {}  # decided and not durable yet
         self._queue: list[_Waiting] = []
-        self._writer: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @classmethod
     async def open(cls, path: Path, *, history: int = HISTORY) -> SqliteDatastore:
@@ -79,38 +81,48 @@ class SqliteDatastore(MemoryDatastore):
         self._revision = made.outcome.revision
         self._decided.update((event.key, event.current) for event in made.events)
         # an answer that rests on what is not durable yet waits for it, even where it writes nothing itself
-        waiting = _Waiting(made, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(made, self._loop.create_future())
         self._queue.append(waiting)
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write())
+        if self._idle.is_set():
+            self._idle.clear()
+            self._loop.call_soon(self._write)  # with what else comes in this turn of the loop
         return await waiting.answer
 
     async def close(self) -> None:
         if self._closed:
             return
         await super().close()
-        if self._writer is not None:
-            await self._writer
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
+        await self._idle.wait()
+        await self._loop.run_in_executor(self._thread, self._connection.close)
         self._thread.shutdown()
 
     def _read(self, key: str) -> KeyValue | None:
         return self._decided[key] if key in self._decided else self._ledger.read(key)
 
-    async def _write(self) -> None:
-        """Runs while there is something to write; what arrives meanwhile is the next group."""
-        loop = asyncio.get_running_loop()
-        while self._queue:
-            group, self._queue = self._queue, []
-            changes = {event.key: event for waiting in group for event in waiting.plan.events}
-            try:
-                revision = group[-1].plan.outcome.revision
-                await loop.run_in_executor(self._thread, _store, self._connection, changes.values(), revision)
-            except sqlite3.Error as error:
-                self._fail([*group, *self._queue], _explain(self._path, error))
-            else:
-                self._publish(group, changes)
-        self._writer = None
+    def _write(self) -> None:
+        """Gives what waits to the thread; what arrives meanwhile is the next group."""
+        group, self._queue = self._queue, []
+        changes = {event.key: event for waiting in group for event in waiting.plan.events}
+        self._thread.submit(self._store, group, changes)
+
+    def _store(self, group: list[_Waiting], changes: dict[str, Event]) -> None:
+        """In the thread. The loop is told directly: an executor's own future would cost as much again."""
+        failure = None
+        try:
+            _store(self._connection, changes.values(), group[-1].plan.outcome.revision)
+        except Exception as error:  # noqa: BLE001  whatever it is, those who wait have to hear of it
+            failure = error
+        self._loop.call_soon_threadsafe(self._stored, group, changes, failure)
+
+    def _stored(self, group: list[_Waiting], changes: dict[str, Event], failure: Exception | None) -> None:
+        if failure is None:
+            self._publish(group, changes)
+        else:
+            self._fail([*group, *self._queue], _explain(self._path, failure))
+        if self._queue:
+            self._write()
+        else:
+            self._idle.set()
 
     def _publish(self, group: list[_Waiting], changes: dict[str, Event]) -> None:
         for waiting in group:

@@ -1,6 +1,6 @@
 """What the owner of the embedded datastore and its clients say to each other: MessagePack over HTTP on a unix socket.
 
-A request is a POST of one of these to the path of the method. An answer is the protocol's own dataclass. A watch is
+A request is a POST of one of these to the path of the method. An answer is the protocol's own type. A watch is
 answered by a stream of batches, each after its length (4 bytes, big-endian). An error is a status of 500 and a
 ``Failure``.
 """
