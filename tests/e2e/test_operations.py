@@ -127,7 +127,7 @@ def test_status_shows_pools_and_networks_of_a_working_host(host: Host) -> None:
     assert shown["ready"].startswith(f"node {host.name}, version")
     assert shown["docker"].startswith("answers")
     assert shown["routing"].startswith("direct")
-    assert shown["networks"] == "net1  1 endpoints on 1 nodes"
+    assert shown["networks"] == "net1  1 endpoint on 1 node"
     assert shown["findings"] == "none"
     assert f"| {host.name} " in host.calico("node", "status")
 

@@ -275,6 +275,18 @@ def test_what_does_not_answer_ends_with_one(calico: Command, tmp_path: Path, par
     assert line in answer.output.splitlines()
 
 
+@pytest.mark.parametrize(("elsewhere", "shown"), [([], []), (["10.9.0.0/26"], ["1 route to other hosts"])])
+def test_what_leads_nowhere_is_no_route_to_another_host(
+    calico: Command, tmp_path: Path, elsewhere: list[str], shown: list[str]
+) -> None:
+    nowhere = {"gateway": "", "interface": "", "kind": "blackhole", "destinations": ["10.5.0.0/26"]}
+    away = {"gateway": "192.0.2.2", "interface": "eth0", "kind": "unicast", "destinations": elsewhere}
+    routing = ROUTING | {"routes": [nowhere, away]}
+    with running_process(tmp_path, MemoryDatastore(), parts={"routing": routing}):
+        lines = calico("status").output.splitlines()
+    assert [line.strip().partition(";")[0] for line in lines if "to other hosts" in line] == shown
+
+
 def test_a_long_list_is_counted(calico: Command, tmp_path: Path) -> None:
     agent: dict[str, Any] = {"failures": [], "findings": [f"finding {number}" for number in range(30)]}
     with running_process(tmp_path, MemoryDatastore(), parts={"agent": agent}):

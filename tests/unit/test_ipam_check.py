@@ -13,6 +13,7 @@ import pytest
 from calico_libnetwork.model import documents
 from calico_libnetwork.model.ipam_check import Report, check
 from calico_libnetwork.model.kinds import ResourceKey
+from calico_libnetwork.model.names import NETWORK_RECORDS
 
 NOW = 1_795_480_200_000_000_000  # 2026-11-24T00:30:00Z
 BLOCK = "/calico/ipam/v2/assignment/ipv4/block/10.5.0.0-30"
@@ -53,6 +54,14 @@ def resource(kind: str, name: str, spec: Values, namespace: str = "") -> Values:
 
 def report(values: Values) -> Report:
     return check({key: json.dumps(value).encode() for key, value in values.items()}, now=NOW)
+
+
+def test_an_address_kept_out_of_use_by_a_network_is_in_use() -> None:
+    values = sound()
+    del values[ENDPOINT.path]
+    assert [finding.kind for finding in report(values).problems] == ["leaked"]
+    values[NETWORK_RECORDS + "0123456789ab"] = {"id": "0123456789ab", "auxiliaryAddresses": ["10.5.0.0"]}
+    assert report(values).problems == []
 
 
 def test_nothing_is_found_in_a_sound_datastore() -> None:

@@ -84,7 +84,7 @@ async def test_request_pool(
     [
         (
             wanting(pool="10.1.0.0/16"),
-            "The requested subnet must match the CIDR of a configured Calico IP Pool.",
+            "The requested subnet must match the CIDR of a configured Calico IP Pool. 10.1.0.0/16 is none; create",
         ),
         (
             wanting(pool="10.65.0.0/17"),

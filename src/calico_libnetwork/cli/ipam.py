@@ -43,7 +43,7 @@ def ipam() -> None:
 
 
 @ipam.command()
-@click.option("--ip", "address", type=address_of, help="Say who has this address.")
+@click.option("--ip", "address", type=address_of, metavar="ADDRESS", help="Say who has this address.")
 @click.option("--show-blocks", is_flag=True, help="With the blocks of every pool.")
 @click.option("--show-borrowed", is_flag=True, help="Addresses that a node has from another's block.")
 @click.option("--show-configuration", is_flag=True, help="The configuration of IPAM.")
@@ -95,7 +95,7 @@ def check(session: Session, *, show_all_ips: bool, show_problem_ips: bool, outpu
 
 
 @ipam.command()
-@click.option("--ip", "addresses", type=address_of, multiple=True, help="Release this address.")
+@click.option("--ip", "addresses", type=address_of, metavar="ADDRESS", multiple=True, help="Release this address.")
 @click.option("--from-report", "reports", type=click.Path(path_type=Path), multiple=True, help="What a check found.")
 @click.option("--force", is_flag=True, help="Also what is in use, and what nothing guards against a change since.")
 @pass_session

@@ -159,7 +159,7 @@ def _here(answer: Mapping[str, Any], nodes: Sequence[Node]) -> Iterator[str]:
             yield from ["", f"IPv{family} BGP status", _peers(family, routing["peers"], nodes)]
     if routing["routes"]:
         rows = [["VIA", "INTERFACE", "NODE", "DESTINATIONS"], *_ways(routing["routes"], nodes)]
-        yield from ["", "Routes to other hosts", boxed(rows)]
+        yield from ["", "Routes to blocks", boxed(rows)]
     yield ""
 
 

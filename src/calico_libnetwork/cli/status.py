@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from calico_libnetwork.cli.session import SOCKET, Session, pass_session
-from calico_libnetwork.cli.tables import share, size
+from calico_libnetwork.cli.tables import counted, share, size
 from calico_libnetwork.docker.networks import PREFIX as NETWORKS
 from calico_libnetwork.docker.networks import NetworkRecord
 from calico_libnetwork.docker.profiles import NETWORK_ID
@@ -151,9 +151,9 @@ def _routing(answer: Mapping[str, Any]) -> Iterator[str]:
         yield f"{established} of {len(peers)} BGP peers established"
     if routing["bird"]["problem"]:
         yield routing["bird"]["problem"]
-    routes = sum(len(way["destinations"]) for way in routing["routes"])
+    routes = sum(len(way["destinations"]) for way in routing["routes"] if way["interface"])
     if routes:
-        yield f"{routes} routes to other hosts; calico-libnetwork node status shows them"
+        yield f"{counted(routes, 'route')} to other hosts; calico-libnetwork node status shows them"
 
 
 def _pool(pool: Usage) -> str:
@@ -161,7 +161,7 @@ def _pool(pool: Usage) -> str:
 
 
 def _network(network: Network) -> str:
-    return f"{network.name}  {network.endpoints} endpoints on {network.nodes} nodes"
+    return f"{network.name}  {counted(network.endpoints, 'endpoint')} on {counted(network.nodes, 'node')}"
 
 
 def _part(title: str, lines: Sequence[str]) -> Iterator[str]:

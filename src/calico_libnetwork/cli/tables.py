@@ -24,6 +24,10 @@ def size(count: int) -> str:
     return str(count) if count < 10**12 else f"{count:.4e}"
 
 
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def first(items: Sequence[str], limit: int) -> str:
     """Some of them on one line, and how many more there are."""
     more = f" and {len(items) - limit} more" if len(items) > limit else ""

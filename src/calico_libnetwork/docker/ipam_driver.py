@@ -103,7 +103,10 @@ class IpamDriver:
             return await self._any_pool(6 if request.v6 or (network and network.version == 6) else 4, request)
         await self._cache.synced()
         if not any(pool.network == network for pool in self._pools()):
-            raise NoPool("The requested subnet must match the CIDR of a configured Calico IP Pool.")
+            raise NoPool(
+                f"The requested subnet must match the CIDR of a configured Calico IP Pool. {network} is none; create"
+                " a pool with it, or choose one of calico-libnetwork get ippools"
+            )
         return _answer(str(network), str(network), 4 if network.version == 4 else 6)
 
     async def request_address(self, request: messages.RequestAddress) -> messages.RequestedAddress:

@@ -33,8 +33,9 @@ from calico_libnetwork.docker.endpoints import EndpointIndex
 from calico_libnetwork.errors import CalicoError, Conflict
 from calico_libnetwork.model import documents
 from calico_libnetwork.model.kinds import ResourceKey
+from calico_libnetwork.model.names import NETWORK_RECORDS
 
-PREFIX = "/calico-libnetwork/v1/networks/"
+PREFIX = NETWORK_RECORDS
 _ATTEMPTS = 5
 
 _log = structlog.get_logger(__name__)

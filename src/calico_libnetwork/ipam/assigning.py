@@ -89,7 +89,8 @@ class Assign:
         pool = pools.containing((pool for pool in draft.pools if pool.enabled), self.address)
         if pool is None:
             raise AddressNotInPool(
-                f"address {self.address} is in no enabled IP pool; choose one inside a pool (calicoctl get ippool)"
+                f"address {self.address} is in no enabled IP pool; choose one inside a pool"
+                " (calico-libnetwork get ippools -o wide)"
             )
         block = find_block(draft, self.address)
         if block is None:

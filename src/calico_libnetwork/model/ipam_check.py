@@ -7,6 +7,7 @@ and not yet in use between Docker's request for it and the creation of the endpo
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from calico_libnetwork.model.block import Block
 from calico_libnetwork.model.ipam_keys import Address, Network
 from calico_libnetwork.model.ipam_records import Handle
 from calico_libnetwork.model.kinds import KINDS
+from calico_libnetwork.model.names import NETWORK_RECORDS
 from calico_libnetwork.model.pools import Pool
 
 Kind = Literal["unreadable", "malformed", "overlap", "leaked", "shared", "unassigned", "outside", "handle", "affinity"]
@@ -31,6 +33,7 @@ PREFIXES = (
     KINDS["IPPool"].prefix,
     KINDS["Node"].prefix,
     KINDS["WorkloadEndpoint"].prefix,
+    NETWORK_RECORDS,
 )
 """What ``check`` wants to see."""
 _TUNNELS = (
@@ -128,7 +131,7 @@ def _overlaps(found: list[Block]) -> Iterator[Finding]:
 
 
 def users(values: Mapping[str, bytes]) -> dict[Address, list[str]]:
-    """Addresses of endpoints and node tunnels, with the keys that name them."""
+    """Addresses of endpoints, node tunnels and --aux-address of networks, with the keys that name them."""
     found: dict[Address, list[str]] = defaultdict(list)
     for key, value in values.items():
         for text in _addresses(key, value):
@@ -140,6 +143,10 @@ def users(values: Mapping[str, bytes]) -> dict[Address, list[str]]:
 
 
 def _addresses(key: str, value: bytes) -> Iterator[str]:
+    if key.startswith(NETWORK_RECORDS):
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            yield from documents.decode(value).get("auxiliaryAddresses") or ()
+        return
     resource = kinds.parse_path(key)
     if resource is None or resource.kind not in ("WorkloadEndpoint", "Node"):
         return

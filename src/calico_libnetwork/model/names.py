@@ -8,6 +8,8 @@ from calico_libnetwork.errors import InvalidResource
 
 NAME_LIMIT = 253
 INTERFACE_PREFIX = "cali"
+NETWORK_RECORDS = "/calico-libnetwork/v1/networks/"
+"""Keys of what is known of Docker's networks, by their ids."""
 PEER_PREFIX = "temp"
 """Of a container's end until Docker moves and renames it."""
 _HANDLE_PREFIX = "libnetwork."

@@ -115,7 +115,10 @@ def serving(
     if requested:
         missing = [str(network) for network in requested if network not in {pool.network for pool in enabled}]
         if missing:
-            raise NoPool(f"{', '.join(missing)} is not the CIDR of an enabled IP pool; see calicoctl get ippool")
+            raise NoPool(
+                f"{', '.join(missing)} is not the CIDR of an enabled IP pool; create or enable it"
+                " (calico-libnetwork get ippools -o wide)"
+            )
         found = [pool for pool in enabled if pool.network in requested]
     else:
         found = [pool for pool in enabled if pool.selects(labels)]
