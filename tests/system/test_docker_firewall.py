@@ -61,6 +61,27 @@ async def test_flushed_rule_comes_back_and_goes_with_the_product(namespace: Name
     await firewall.remove()
 
 
+@pytest.mark.parametrize("command", BACKENDS)
+async def test_a_rule_made_in_forward_while_dockerd_starts_goes_again(
+    namespace: Namespace, nft: Nft, command: str
+) -> None:
+    """It would accept before what an administrator has put into DOCKER-USER is asked."""
+    docker(namespace, command)
+    firewall = DockerFirewall(nft)
+    await firewall.ensure()
+    namespace.run(command, "-I", "DOCKER-USER", "-i", "cali+", "-j", "DROP")
+    namespace.run(command, "-D", "FORWARD", "-j", "DOCKER-USER")
+    await firewall.ensure()
+    assert RULE.format(chain="FORWARD") in namespace.run(command, "-S", "FORWARD").splitlines()
+    namespace.run(command, "-A", "FORWARD", "-j", "DOCKER-USER")
+
+    await firewall.ensure()
+
+    assert namespace.run(command, "-S", "FORWARD").splitlines()[1:] == ["-A FORWARD -j DOCKER-USER"]
+    kept = namespace.run(command, "-S", "DOCKER-USER").splitlines()[1:]
+    assert kept[1:] == [RULE.format(chain="DOCKER-USER"), "-A DOCKER-USER -j RETURN"]
+
+
 async def test_host_without_iptables_stays_without(namespace: Namespace, nft: Nft) -> None:
     assert await DockerFirewall(nft).ensure() == []
     assert namespace.run("nft", "list", "ruleset") == ""

@@ -3,7 +3,9 @@
 Docker makes DROP the policy of FORWARD when it was the one to switch forwarding on, and a packet must be accepted by
 every base chain. Our forward chain, which comes first, therefore marks what policy accepts, and one rule accepts that
 mark: in DOCKER-USER, whose content Docker keeps, or first in FORWARD where there is no DOCKER-USER. It is made only
-where FORWARD drops by default, in whichever of the two backends that is, and stays when the process ends.
+where FORWARD drops by default, in whichever of the two backends that is, and stays when the process ends. While dockerd
+starts, FORWARD does not lead to DOCKER-USER for a moment; a rule made in FORWARD then goes again, since it accepts
+before an administrator's rules in DOCKER-USER are asked.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ class _Place:
     needed: bool
     chain: str
     present: bool
+    stray: bool = False
+    """Whether FORWARD has the rule too."""
 
 
 class DockerFirewall:
@@ -50,22 +54,31 @@ class DockerFirewall:
                 rule = f'{self._nft_match} counter accept comment "{COMMENT}"'
                 await self._nft.run(f"insert rule {family} filter {place.chain} {rule}\n")
                 inserted.append(f"{family} filter {place.chain}")
+            if place.stray:
+                await self._delete(family, "FORWARD")
             legacy = await asyncio.to_thread(_legacy_look, family, self._mark)
             if legacy.needed and not legacy.present:
                 await asyncio.to_thread(_legacy, family, "-I", legacy.chain, *_legacy_rule(self._mark))
                 inserted.append(f"{family} filter {legacy.chain} (iptables-legacy)")
+            if legacy.stray:
+                await self._delete_legacy(family, "FORWARD")
         return inserted
 
     async def remove(self) -> None:
         """For uninstalling."""
         for family in _FAMILIES:
             for chain in ("FORWARD", _USER_CHAIN):
-                objects = await self._nft.list("chain", family, "filter", chain) or []
-                for rule in _rules(objects):
-                    if rule.get("comment") == COMMENT:
-                        await self._nft.run(f"delete rule {family} filter {chain} handle {rule['handle']}\n")
-                if await asyncio.to_thread(_legacy_has, family, chain, self._mark):
-                    await asyncio.to_thread(_legacy, family, "-D", chain, *_legacy_rule(self._mark))
+                await self._delete(family, chain)
+                await self._delete_legacy(family, chain)
+
+    async def _delete(self, family: Family, chain: str) -> None:
+        objects = await self._nft.list("chain", family, "filter", chain) or []
+        for rule in filter(_is_ours, _rules(objects)):
+            await self._nft.run(f"delete rule {family} filter {chain} handle {rule['handle']}\n")
+
+    async def _delete_legacy(self, family: Family, chain: str) -> None:
+        if await asyncio.to_thread(_legacy_has, family, chain, self._mark):
+            await asyncio.to_thread(_legacy, family, "-D", chain, *_legacy_rule(self._mark))
 
     async def obstacles(self) -> list[str]:
         """Other firewalls that may drop what policy accepts, each with the command that opens them."""
@@ -84,12 +97,19 @@ class DockerFirewall:
         if forward is None or not (_drops_by_policy(forward) or any(map(_drops_everything, _rules(forward)))):
             return _Place(needed=False, chain="", present=False)
         chain = _USER_CHAIN if any(_jumps_to(rule, _USER_CHAIN) for rule in _rules(forward)) else "FORWARD"
-        objects = forward if chain == "FORWARD" else await self._nft.list("chain", family, "filter", chain) or []
-        return _Place(needed=True, chain=chain, present=any(rule.get("comment") == COMMENT for rule in _rules(objects)))
+        in_forward = any(map(_is_ours, _rules(forward)))
+        if chain == "FORWARD":
+            return _Place(needed=True, chain=chain, present=in_forward)
+        objects = await self._nft.list("chain", family, "filter", chain) or []
+        return _Place(needed=True, chain=chain, present=any(map(_is_ours, _rules(objects))), stray=in_forward)
 
 
 def _rules(objects: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     return (entry["rule"] for entry in objects if "rule" in entry)
+
+
+def _is_ours(rule: dict[str, Any]) -> bool:
+    return rule.get("comment") == COMMENT
 
 
 def _drops_by_policy(objects: list[dict[str, Any]]) -> bool:
@@ -116,7 +136,9 @@ def _legacy_look(family: Family, mark: str) -> _Place:
     if not any(_LEGACY_DROP.fullmatch(line) for line in forward):
         return nowhere
     chain = _USER_CHAIN if f"-A FORWARD -j {_USER_CHAIN}" in forward else "FORWARD"
-    return _Place(needed=True, chain=chain, present=_legacy_has(family, chain, mark))
+    present = _legacy_has(family, chain, mark)
+    stray = chain != "FORWARD" and _legacy_has(family, "FORWARD", mark)
+    return _Place(needed=True, chain=chain, present=present, stray=stray)
 
 
 def _legacy_filter_exists(family: Family) -> bool:
