@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from calico_libnetwork.dataplane.netlink import CREATE, Request, attribute, nested, text
 from calico_libnetwork.dataplane.nft_listing import protocol_number
-from calico_libnetwork.dataplane.nft_program import Element, Plan, by_set
+from calico_libnetwork.dataplane.nft_program import Plan, by_set
 from calico_libnetwork.dataplane.table import SetSpec, Table
 
 _NEW_ELEMENTS, _DELETE_ELEMENTS = 10 << 8 | 12, 10 << 8 | 14
@@ -70,56 +70,51 @@ def split(table: Table, plan: Plan) -> tuple[tuple[ElementMessage, ...], Plan]:
 
     Those that leave come first: an element whose verdict changes is deleted and added.
     """
-    specs = {**table.sets.actual, **plan.sets}
-    fields = {name: _fields(specs.get(name)) for name in {name for name, _ in (*plan.elements, *plan.gone_elements)}}
-    plain = {name: found for name, found in fields.items() if found is not None}
-    if not plan.separable or not plain:
+    if not plan.separable:
         return (), plan
-    coming = {element: verdict for element, verdict in plan.elements.items() if element[0] in plain}
-    leaving = dict.fromkeys((element for element in plan.gone_elements if element[0] in plain), "")
+    leaving, coming = by_set(dict.fromkeys(plan.gone_elements, "")), by_set(plan.elements)
+    specs = {**table.sets.actual, **plan.sets}
+    fields = {name: _fields(specs.get(name)) for name in leaving.keys() | coming.keys()}
     try:
         messages = (
-            *_messages(_DELETE_ELEMENTS, table, plain, leaving),
-            *_messages(_NEW_ELEMENTS, table, plain, coming),
+            *_messages(_DELETE_ELEMENTS, table, fields, leaving),
+            *_messages(_NEW_ELEMENTS, table, fields, coming),
         )
     except (OSError, OverflowError, ValueError):
         return (), plan
-    others = {element: verdict for element, verdict in plan.elements.items() if element[0] not in plain}
-    return messages, replace(plan, elements=others, gone_elements=plan.gone_elements - leaving.keys())
+    gone = frozenset(element for element in plan.gone_elements if fields[element[0]] is None)
+    others = {element: verdict for element, verdict in plan.elements.items() if fields[element[0]] is None}
+    return messages, replace(plan, elements=others, gone_elements=gone)
 
 
 def _messages(
-    kind: int, table: Table, fields: Mapping[str, Sequence[Field]], elements: Mapping[Element, str]
+    kind: int, table: Table, fields: Mapping[str, Sequence[Field] | None], elements: Mapping[str, Mapping[str, str]]
 ) -> Iterator[ElementMessage]:
     flags = CREATE if kind == _NEW_ELEMENTS else 0
-    for name, members in by_set(elements).items():
+    for name, members in elements.items():
+        encoders = fields[name]
+        if encoders is None:
+            continue
         head = (
             struct.pack("=BBH", _FAMILIES[table.family], 0, 0) + text(_LIST_TABLE, table.name) + text(_LIST_SET, name)
         )
-        for texts, payload in _lists(fields[name], members):
+        for texts, payload in _lists(encoders, members):
             request = Request(kind, head + nested(_LIST_ELEMENTS, payload), flags)
             yield ElementMessage(request, f"{table.family} {table.name} {name}", texts)
 
 
 def _lists(fields: Sequence[Field], members: Mapping[str, str]) -> Iterator[tuple[Sequence[str], bytes]]:
     """The elements, encoded, in portions that fit into one attribute each."""
-    frames: dict[str, tuple[bytes, bytes]] = {}
-    texts: list[str] = []
-    encoded: list[bytes] = []
-    size = 0
-    for element, verdict in members.items():
-        key = _key(fields, element)
-        frame = frames.get(verdict)
-        if frame is None:
-            frame = frames[verdict] = _frame(len(key), verdict)
-        whole = frame[0] + key + frame[1]
-        if size + len(whole) > _LIST_BYTES:
-            yield texts, b"".join(encoded)
-            texts, encoded, size = [], [], 0
-        texts.append(element)
-        encoded.append(whole)
-        size += len(whole)
-    yield texts, b"".join(encoded)
+    texts = list(members)
+    keys = [_key(fields, text) for text in texts]
+    frames = {verdict: _frame(len(keys[0]), verdict) for verdict in set(members.values())}
+    encoded = [
+        before + key + after
+        for key, (before, after) in zip(keys, map(frames.__getitem__, members.values()), strict=True)
+    ]
+    portion = _LIST_BYTES // max(map(len, encoded))
+    for start in range(0, len(texts), portion):
+        yield texts[start : start + portion], b"".join(encoded[start : start + portion])
 
 
 def _frame(key_bytes: int, verdict: str) -> tuple[bytes, bytes]:

@@ -60,12 +60,9 @@ class Plan:
             table.chains.observe_gone(chain)
         for name in self.gone_sets:
             table.sets.observe_gone(name)
-        for name, spec in self.sets.items():
-            table.sets.observe(name, spec)
-        for name, rules in self.chains.items():
-            table.chains.observe(name, rules)
-        for element, verdict in self.elements.items():
-            table.elements.observe(element, verdict)
+        table.sets.observe_each(self.sets)
+        table.chains.observe_each(self.chains)
+        table.elements.observe_each(self.elements)
 
 
 def replacement(table: Table) -> Plan:

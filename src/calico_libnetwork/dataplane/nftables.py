@@ -166,7 +166,7 @@ def _read_chains(listing: TableListing, desired: Mapping[str, Chain]) -> Iterato
 
 
 def _read_elements(listing: TableListing, desired: Mapping[Element, str]) -> Iterator[tuple[Element, str]]:
-    wanted = {(name, canonical(text)): text for name, text in desired}
+    wanted = {(name, canonical(text)): text for name, text in desired if listing.elements.get(name)}
     for name, elements in listing.elements.items():
         for text, verdict in elements.items():
             yield (name, wanted.get((name, text), text)), verdict
