@@ -199,6 +199,23 @@ def load(
     return Config(**values)
 
 
+def deprecation(config: Config, environment: Mapping[str, str] | None = None) -> str:
+    """What is set in a way of old, and what to set in its place; "" if nothing is."""
+    environment = os.environ if environment is None else environment
+    names = []
+    for name in ("etcd_authority", "etcd_scheme"):
+        set_there = [variable for variable in _settings()[name].variables if environment.get(variable)]
+        if set_there or getattr(config, name) != getattr(Config, name):
+            names.append((set_there or [name])[0])
+    if not names:
+        return ""
+    endpoint = f"{config.etcd_scheme}://{config.etcd_authority}"
+    said = " and ".join(names) + (" is" if len(names) == 1 else " are")
+    if config.etcd_endpoints == (endpoint,):
+        return f"{said} deprecated; set ETCD_ENDPOINTS={endpoint} instead"
+    return f"{said} deprecated and of no effect here; remove it"
+
+
 def setting_names() -> list[str]:
     return [entry.name for entry in fields(Config)]
 

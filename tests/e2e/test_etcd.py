@@ -179,7 +179,7 @@ BROKEN = {
 
 @latest
 def test_data_of_the_original_plugin_and_values_nobody_can_read_stop_nothing(bare_host: Host, etcd: EtcdServer) -> None:
-    """The containers it was recorded with are gone, and so their endpoints and addresses go."""
+    """The containers it was recorded with are gone, and so their endpoints and addresses go. Its variable works too."""
     recorded = [json.loads(line) for line in GO_PLUGIN.read_text().splitlines()]
     for entry in recorded:
         if entry["step"].startswith(("two networks", "containers")):
@@ -188,7 +188,7 @@ def test_data_of_the_original_plugin_and_values_nobody_can_read_stop_nothing(bar
         etcd.control("put", "--", key, value)
     log = bare_host.plugin.log
     start = log.stat().st_size if log.exists() else 0
-    with on_etcd(bare_host, etcd, {"ETCD_ENDPOINTS": etcd.endpoint, "NODENAME": "h1"}) as host:
+    with on_etcd(bare_host, etcd, {"ETCD_AUTHORITY": f"{ADDRESS}:{etcd.port}", "NODENAME": "h1"}) as host:
         host.network("net1", "--subnet", "10.99.0.0/16")
         host.workload("workload-A", "net1")
         host.workload("workload-B", "net1")
@@ -211,3 +211,5 @@ def test_data_of_the_original_plugin_and_values_nobody_can_read_stop_nothing(bar
         assert naming, name
         assert len(naming) == len(set(naming)), naming
     assert not any("Traceback" in line for line in lines)
+    (line,) = [line for line in lines if "deprecated setting" in line]
+    assert f"ETCD_AUTHORITY is deprecated; set ETCD_ENDPOINTS={etcd.endpoint} instead" in line

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from calico_libnetwork.config import Config, load, parse_duration
+from calico_libnetwork.config import Config, deprecation, load, parse_duration
 from calico_libnetwork.errors import ConfigError
 
 Loader = Callable[..., Config]
@@ -46,6 +46,36 @@ def test_the_calico_prefix_wins(loader: Loader) -> None:
 def test_legacy_authority_becomes_an_endpoint(loader: Loader) -> None:
     config = loader({"ETCD_AUTHORITY": "etcd:2379", "ETCD_SCHEME": "https"})
     assert (config.datastore_type, config.etcd_endpoints) == ("etcdv3", ("https://etcd:2379",))
+
+
+@pytest.mark.parametrize(
+    ("environment", "remark"),
+    [
+        ({"ETCD_ENDPOINTS": "http://10.0.0.1:2379"}, ""),
+        (
+            {"ETCD_AUTHORITY": "10.0.0.1:2379"},
+            "ETCD_AUTHORITY is deprecated; set ETCD_ENDPOINTS=http://10.0.0.1:2379 instead",
+        ),
+        (
+            {"CALICO_ETCD_AUTHORITY": "10.0.0.1:2379", "ETCD_SCHEME": "https"},
+            "CALICO_ETCD_AUTHORITY and ETCD_SCHEME are deprecated; set ETCD_ENDPOINTS=https://10.0.0.1:2379 instead",
+        ),
+        (
+            {"ETCD_AUTHORITY": "10.0.0.1:2379", "ETCD_ENDPOINTS": "http://10.0.0.2:2379"},
+            "ETCD_AUTHORITY is deprecated and of no effect here; remove it",
+        ),
+    ],
+    ids=["today's", "authority", "authority and scheme", "both ways"],
+)
+def test_the_variables_of_old_are_named_with_their_replacement(
+    loader: Loader, environment: dict[str, str], remark: str
+) -> None:
+    assert deprecation(loader(environment), environment) == remark
+
+
+def test_the_settings_of_old_are_named_where_the_file_has_them(loader: Loader) -> None:
+    config = loader(toml='etcd_authority = "10.0.0.1:2379"')
+    assert deprecation(config, {}) == "etcd_authority is deprecated; set ETCD_ENDPOINTS=http://10.0.0.1:2379 instead"
 
 
 def test_etcd_without_an_endpoint_is_on_this_host(loader: Loader) -> None:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import click
+import structlog
 
 from calico_libnetwork import config, log
 
@@ -34,6 +35,8 @@ def run(*, plugin_only: bool, **flags: Any) -> None:
     """
     settings = config.load(flags={name: value for name, value in flags.items() if value is not None})
     log.configure(debug=settings.debug)
+    if remark := config.deprecation(settings):
+        structlog.get_logger(__name__).warning("deprecated setting", remark=remark)
     asyncio.run(_front().serve(settings, plugin_only=plugin_only))
 
 
