@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.e2e.conftest import MakeHost
 from tests.e2e.lab import Host, Lab, dockers
 from tests.e2e.machine import wait_for
-from tests.e2e.several_hosts import SOON, a_cluster, reaches, release
+from tests.e2e.several_hosts import SOON, a_cluster, reaches
 from tests.e2e.traffic import FAMILIES, Flow, Resources, Traffic
 
 ONE_DOCKER = pytest.mark.parametrize("docker", dockers()[-1:], ids=str, scope="session")
@@ -134,7 +135,7 @@ def test_status_shows_pools_and_networks_of_a_working_host(host: Host) -> None:
 
 def test_a_host_that_died_is_deleted_with_all_it_held(lab: Lab) -> None:
     with a_cluster(lab) as cluster:
-        first, second = (cluster.join(release("28.")) for _ in range(2))
+        first, second = (cluster.join(dockers()[-1]) for _ in range(2))
         cluster.network("net1")
         first.workload("web", "net1")
         second.workload("db", "net1")
@@ -156,7 +157,7 @@ def test_a_host_that_died_is_deleted_with_all_it_held(lab: Lab) -> None:
 
 def test_a_host_that_speaks_bgp_is_shown_and_not_deleted(lab: Lab) -> None:
     with a_cluster(lab, CALICO_LIBNETWORK_ROUTES="bird") as cluster:
-        first, second = (cluster.join(release("28.")) for _ in range(2))
+        first, second = (cluster.join(dockers()[-1]) for _ in range(2))
         peer = second.address
         wait_for("BGP", lambda: "Established" in first.calico("node", "status"), seconds=60)
         rows = [line.split("|")[1:-1] for line in first.calico("node", "status").splitlines() if line.startswith("|")]
@@ -167,3 +168,17 @@ def test_a_host_that_speaks_bgp_is_shown_and_not_deleted(lab: Lab) -> None:
         own = first.calico_result("node", "delete", first.name, "--yes")
         assert (own.returncode, "is this host" in own.stderr) == (1, True)
         assert "BGP peers established" in first.calico("status")
+
+
+@ONE_DOCKER
+def test_commands_and_a_starting_plugin_hand_the_datastore_to_each_other(host: Host) -> None:
+    """Some have its file before the plugin does, some wait for the plugin's answer; none is told that it is in use."""
+    for _ in range(2):
+        host.plugin.stop()
+        with ThreadPoolExecutor(2) as pool:
+            asked = [pool.submit(host.calico_result, "get", "nodes") for _ in range(2)]
+            host.plugin.launch()
+            asked += [pool.submit(host.calico_result, "get", "nodes") for _ in range(3)]
+        assert [answer.result().stderr for answer in asked] == [""] * 5
+        assert {answer.result().returncode for answer in asked} == {0}
+        wait_for("the plugin to answer", host.plugin.ready)

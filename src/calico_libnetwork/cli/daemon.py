@@ -28,12 +28,11 @@ from calico_libnetwork.dataplane.addresses import IPAddress, of_uplinks
 from calico_libnetwork.dataplane.kernel import Kernel
 from calico_libnetwork.dataplane.links import Links
 from calico_libnetwork.dataplane.veth import VethPairs
-from calico_libnetwork.datastore import serve
+from calico_libnetwork.datastore import embedded, serve
 from calico_libnetwork.datastore.cache import PAUSE, Cache
 from calico_libnetwork.datastore.initialise import FirstStart, Started, initialise
 from calico_libnetwork.datastore.protocol import Datastore
 from calico_libnetwork.datastore.resources import Resources
-from calico_libnetwork.datastore.sqlite import SqliteDatastore
 from calico_libnetwork.docker import assembly, cluster, daemon, scope
 from calico_libnetwork.docker.containers import ContainerTable
 from calico_libnetwork.docker.metrics import CallMetrics
@@ -151,18 +150,14 @@ class Daemon:
                 task.cancel()
 
     async def _open_datastore(self, stack: AsyncExitStack) -> Datastore:
-        config = self._config
+        config, also = self._config, self._health.routes()
+        socket = config.run_directory / SOCKET
         if config.datastore_type == "etcdv3":
             self._etcd = open_etcd(config, patient=False)
-            datastore: Datastore = self._etcd
-        else:
-            config.state_directory.mkdir(parents=True, exist_ok=True)
-            datastore = await SqliteDatastore.open(config.state_directory / FILE)
-        stack.push_async_callback(datastore.close)
-        await stack.enter_async_context(
-            serve.serving(datastore, config.run_directory / SOCKET, also=self._health.routes())
-        )
-        return datastore
+            stack.push_async_callback(self._etcd.close)
+            await stack.enter_async_context(serve.serving(self._etcd, socket, also=also))
+            return self._etcd
+        return await stack.enter_async_context(embedded.owned(config.state_directory / FILE, socket, also=also))
 
     def _agent(self, cache: Cache, report: Report) -> Agent:
         return Agent(

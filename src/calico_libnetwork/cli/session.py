@@ -6,17 +6,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from calico_libnetwork import config as configuration
 from calico_libnetwork.config import Config
+from calico_libnetwork.datastore import embedded
 from calico_libnetwork.datastore.protocol import Datastore
-from calico_libnetwork.datastore.remote import RemoteDatastore
-from calico_libnetwork.datastore.sqlite import SqliteDatastore
-from calico_libnetwork.errors import DatastoreUnavailable
 
 if TYPE_CHECKING:
     from calico_libnetwork.datastore.etcd import EtcdDatastore
@@ -56,7 +53,7 @@ pass_session = click.make_pass_decorator(Session, ensure=True)
 async def open_datastore(config: Config) -> Datastore:
     if config.datastore_type == "etcdv3":
         return open_etcd(config, patient=True)
-    return await _open_embedded(config.run_directory / SOCKET, config.state_directory / FILE)
+    return await embedded.opened(config.state_directory / FILE, config.run_directory / SOCKET)
 
 
 def open_etcd(config: Config, *, patient: bool) -> EtcdDatastore:
@@ -74,11 +71,3 @@ def open_etcd(config: Config, *, patient: bool) -> EtcdDatastore:
         ),
         timing=Timing(connect=8, deadline=10, limit=20) if patient else Timing(),
     )
-
-
-async def _open_embedded(socket: Path, file: Path) -> Datastore:
-    """Through its owner where one runs, else the file itself."""
-    try:
-        return await RemoteDatastore.open(socket)
-    except DatastoreUnavailable:
-        return await SqliteDatastore.open(file)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -46,11 +46,27 @@ def application(datastore: Datastore) -> web.Application:
 
 @asynccontextmanager
 async def serving(datastore: Datastore, path: Path, *, also: Iterable[web.RouteDef] = ()) -> AsyncGenerator[None, None]:
-    """Serves on ``path`` while the context lasts, and ``also`` what else the process tells its owner.
+    """Serves on ``path`` while the context lasts, and ``also`` what else the process tells its owner."""
+    with listening(path) as listener:
+        async with answering(datastore, listener, also=also):
+            yield
 
-    Who may call this owns the datastore, so a file there is stale.
-    """
+
+@contextmanager
+def listening(path: Path) -> Generator[socket.socket, None, None]:
+    """What is asked waits until it is answered. Who may call this owns the datastore, so a file there is stale."""
     listener = _listener(path)
+    try:
+        yield listener
+    finally:
+        path.unlink(missing_ok=True)
+        listener.close()
+
+
+@asynccontextmanager
+async def answering(
+    datastore: Datastore, listener: socket.socket, *, also: Iterable[web.RouteDef] = ()
+) -> AsyncGenerator[None, None]:
     served = application(datastore)
     served.add_routes(also)
     runner = web.AppRunner(served, handler_cancellation=True, access_log=None, shutdown_timeout=_SHUTDOWN)
@@ -59,7 +75,6 @@ async def serving(datastore: Datastore, path: Path, *, also: Iterable[web.RouteD
         await web.SockSite(runner, listener).start()
         yield
     finally:
-        _remove(path)
         await runner.cleanup()
 
 
@@ -76,10 +91,6 @@ def _listener(path: Path) -> socket.socket:
         listener.close()
         raise ConfigError(f"{path} cannot hold the datastore's socket: {error.strerror or error}") from error
     return listener
-
-
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
 
 
 async def _describe(datastore: Datastore, _: wire.Message) -> str:
