@@ -87,8 +87,8 @@ def host_on_etcd(bare_host: Host, etcd: EtcdServer) -> Iterator[Host]:
 def whole_cluster(lab: Lab) -> Iterator[Cluster]:
     """Three hosts on one subnet, of two Docker releases, for all tests of a module; tests use ``cluster``."""
     with a_cluster(lab) as cluster:
-        for wanted in ("28.", "28.", "26."):
-            cluster.join(release(wanted))
+        for docker in (dockers()[-1], dockers()[-1], release("26.")):
+            cluster.join(docker)
         yield cluster
 
 

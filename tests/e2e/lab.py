@@ -41,15 +41,15 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True)
 class Docker:
-    """One unpacked release; ``suite`` is the Debian release it comes from."""
+    """One release; ``tree`` has its programs where Debian's packages put them, or in ``bin``."""
 
-    suite: str
+    tree: Path
     version: str
 
     @property
     def path(self) -> str:
-        tree = CACHE / self.suite / "usr"
-        return f"{CACHE / 'bin'}:{tree / 'sbin'}:{tree / 'bin'}:{SYSTEM_PATH}"
+        tree = self.tree
+        return f"{tree / 'bin'}:{CACHE / 'bin'}:{tree / 'usr/sbin'}:{tree / 'usr/bin'}:{SYSTEM_PATH}"
 
     @property
     def release(self) -> tuple[int, ...]:
@@ -60,8 +60,12 @@ class Docker:
 
 
 def dockers() -> list[Docker]:
-    files = sorted(CACHE.glob("*/version"), key=lambda file: [int(part) for part in file.read_text().split(".")])
-    return [Docker(file.parent.name, file.read_text().strip()) for file in files]
+    """Those unpacked, and the one that a developer has laid beside them; the oldest first."""
+    trees = [file.parent for file in CACHE.glob("*/version")]
+    if further := os.environ.get("CALICO_LAB_DOCKER"):
+        trees.append(Path(further))
+    found = [Docker(tree, (tree / "version").read_text().strip()) for tree in trees]
+    return sorted(found, key=lambda docker: docker.release)
 
 
 class Lab(AbstractContextManager["Lab"]):

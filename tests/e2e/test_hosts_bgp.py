@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.lab import COMMAND, Host, Lab
+from tests.e2e.lab import COMMAND, Host, Lab, dockers
 from tests.e2e.machine import Process, wait_for
 from tests.e2e.several_hosts import (
     BEHIND,
@@ -63,9 +63,9 @@ PEERS = (peer("a4", ROUTER), peer("a6", ROUTER6), peer("b4", f"{BEHIND}.1"), pee
 def whole_cluster(lab: Lab) -> Iterator[Cluster]:
     with a_cluster(lab, with_router=True, CALICO_LIBNETWORK_ROUTES="bird") as cluster:
         router_bird(cluster)
-        cluster.join(release("28."))
+        cluster.join(dockers()[-1])
         cluster.join(release("26."))
-        cluster.join_behind(release("28."))
+        cluster.join_behind(dockers()[-1])
         for host, subnet in zip(cluster.hosts, "aab", strict=True):
             label(cluster, host.name, subnet)
         cluster.apply(*PEERS)
@@ -187,7 +187,7 @@ def test_a_short_partition_costs_no_more_than_itself(cluster: Cluster) -> None:
 def test_a_node_that_leaves_keeps_its_routes_and_a_dead_one_loses_them_when_deleted(cluster: Cluster) -> None:
     first, second, _ = cluster.hosts
     cluster.network("net1", "--ipv6")
-    newcomer = cluster.join(release("28."), NODENAME="newcomer")
+    newcomer = cluster.join(dockers()[-1], NODENAME="newcomer")
     first.workload("workload-A", "net1")
     wait_for("net1", lambda: "net1" in newcomer.docker("network", "ls", "--format", "{{.Name}}"), seconds=SOON)
     newcomer.workload("workload-N", "net1")

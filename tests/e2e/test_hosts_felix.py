@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.etcd import a_host, etcd_in, on_etcd
-from tests.e2e.lab import Host, Lab
+from tests.e2e.lab import Host, Lab, dockers
 from tests.e2e.machine import Process, wait_for
-from tests.e2e.several_hosts import pinging, release
+from tests.e2e.several_hosts import pinging
 from tests.e2e.traffic import PROBE, UDP_PORT, Traffic
 from tests.etcd_server import EtcdServer
 
@@ -69,7 +69,7 @@ def kernel(host: Host) -> str:
 
 
 def test_where_felix_runs_nothing_but_the_veth_is_ours(lab: Lab, etcd: EtcdServer) -> None:
-    with a_host(lab, release("28.")) as host, felix_on(host):
+    with a_host(lab, dockers()[-1]) as host, felix_on(host):
         host.plugin.environment = {"ETCD_ENDPOINTS": etcd.endpoint}
         host.calico("apply", "-f", "-", text=_NODE.format(name=host.name))
         before, node = kernel(host), etcd.control("get", NODE + host.name)
@@ -99,7 +99,7 @@ def assert_joins_when_felix_says_so(host: Host) -> None:
 
 
 def test_felix_takes_over_without_an_open_or_a_closed_moment(lab: Lab) -> None:
-    with a_host(lab, release("28.")) as host:
+    with a_host(lab, dockers()[-1]) as host:
         host.plugin.start()
         host.network("net1")
         host.network("net2")

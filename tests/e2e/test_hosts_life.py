@@ -6,7 +6,7 @@ import re
 import signal
 import time
 
-from tests.e2e.lab import Host
+from tests.e2e.lab import Host, dockers
 from tests.e2e.machine import wait_for
 from tests.e2e.several_hosts import (
     SOON,
@@ -16,7 +16,6 @@ from tests.e2e.several_hosts import (
     partitioned,
     pinging,
     reaches,
-    release,
     routes,
 )
 
@@ -66,7 +65,7 @@ def test_no_ping_is_lost_when_etcd_restarts_and_all_follow_afterwards(cluster: C
 def test_no_ping_is_lost_when_hosts_join(cluster: Cluster) -> None:
     first = cluster.hosts[0]
     with pinging(*pairs(cluster)):
-        newcomer = cluster.join(release("28."))
+        newcomer = cluster.join(dockers()[-1])
         wait_for("net1", lambda: "net1" in networks(newcomer), seconds=SOON)
         newcomer.workload("workload-N", "net1")
         targets = both_addresses(newcomer, "workload-N", "net1")
@@ -82,7 +81,7 @@ def forget(cluster: Cluster, host: Host) -> None:
 
 def test_a_dead_host_holds_nothing_once_it_is_deleted_and_may_come_back(cluster: Cluster) -> None:
     first = cluster.hosts[0]
-    dead = cluster.join(release("28."))
+    dead = cluster.join(dockers()[-1])
     known = pairs(cluster)
     target = known[-1][2]
     blocks = re.findall(rf"^(\S+) via {dead.address} ", routes(first), re.MULTILINE)
@@ -95,7 +94,7 @@ def test_a_dead_host_holds_nothing_once_it_is_deleted_and_may_come_back(cluster:
         assert blocks
         assert not first.pings("workload-0", target)
 
-        back = cluster.join(release("28."), NODENAME=name)
+        back = cluster.join(dockers()[-1], NODENAME=name)
         wait_for("net1", lambda: "net1" in networks(back), seconds=SOON)
         back.workload("workload-3", "net1")
         targets = both_addresses(back, "workload-3", "net1")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.lab import OUTSIDE, OUTSIDE6, Host, Lab
+from tests.e2e.lab import OUTSIDE, OUTSIDE6, Host, Lab, dockers
 from tests.e2e.machine import wait_for
 from tests.e2e.several_hosts import (
     SOON,
@@ -28,9 +28,9 @@ VXLAN = "udp dport 4789"
 @pytest.fixture(scope="module")
 def whole_cluster(lab: Lab) -> Iterator[Cluster]:
     with a_cluster(lab, with_router=True) as cluster:
-        cluster.join(release("28."))
+        cluster.join(dockers()[-1])
         cluster.join(release("26."))
-        cluster.join_behind(release("28."))
+        cluster.join_behind(dockers()[-1])
         yield cluster
 
 
