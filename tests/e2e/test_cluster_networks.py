@@ -150,6 +150,51 @@ def test_names_of_other_hosts_resolve_in_the_network_and_nowhere_else(cluster: C
     assert addresses(first, "workload-A", "workload-F.net1")
 
 
+def lines(host: Host, container: str, name: str) -> list[str]:
+    """The addresses that the container's hosts file has for a name."""
+    file = host.docker("exec", container, "cat", "/etc/hosts").splitlines()
+    return sorted(line.split()[0] for line in file if name in line.partition("#")[0].split()[1:])
+
+
+def test_aliases_and_short_ids_resolve_on_every_host(cluster: Cluster) -> None:
+    """As Docker has it on one host: an alias may be that of several containers, and is then all their addresses."""
+    first, _second, third = cluster.hosts
+    first.network("net1")
+    cluster.everywhere(has("net1"), "net1")
+    first.workload("workload-A", "net1", "--network-alias", "api")
+    third.workload("workload-E", "net1", "--network-alias", "web", "--network-alias", "db")
+    for name in ("web.net1", "web", "db", third.docker("inspect", "--format", "{{.Id}}", "workload-E")[:12]):
+        resolves(first, "workload-A", name, {third.ipv4("workload-E", "net1")})
+    resolves(third, "workload-E", "api", {first.ipv4("workload-A", "net1")})
+
+    first.workload("workload-B", "net1", "--network-alias", "web")
+    both = sorted([first.ipv4("workload-B", "net1"), third.ipv4("workload-E", "net1")])
+    for host, container in ((first, "workload-A"), (third, "workload-E")):
+        wait_for("both", lambda host=host, container=container: lines(host, container, "web") == both, seconds=SOON)
+    third.docker("rm", "--force", "workload-E")
+    wait_for("Docker's own answer", lambda: lines(first, "workload-A", "web") == [], seconds=SOON)
+    assert addresses(first, "workload-A", "web") == {first.ipv4("workload-B", "net1")}
+
+    first.docker("network", "disconnect", "net1", "workload-B")
+    first.docker("network", "connect", "--alias", "late", "net1", "workload-B")
+    third.workload("workload-F", "net1")
+    resolves(third, "workload-F", "late", {first.ipv4("workload-B", "net1")})
+
+
+def test_an_alias_elsewhere_does_not_hide_dockers_answer_in_another_network(cluster: Cluster) -> None:
+    first, second, _third = cluster.hosts
+    first.network("net1")
+    cluster.everywhere(has("net1"), "net1")
+    first.docker("network", "create", "shop")
+    first.workload("workload-A", "net1")
+    first.docker("network", "connect", "shop", "workload-A")
+    first.workload("workload-B", "shop", "--network-alias", "db")
+    local = first.ipv4("workload-B", "shop")
+    second.workload("workload-E", "net1", "--network-alias", "db")
+    resolves(first, "workload-A", "db.net1", {second.ipv4("workload-E", "net1")})
+    assert addresses(first, "workload-A", "db") == {local}
+
+
 def test_containers_of_one_network_reach_each_other_by_name_across_hosts(cluster: Cluster) -> None:
     first, second, _ = cluster.hosts
     first.network("net1", "--ipv6")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,14 @@ from calico_libnetwork.docker import host_names
 from calico_libnetwork.docker.cluster_members import ClusterMembers
 from calico_libnetwork.docker.cluster_records import Member
 from calico_libnetwork.docker.containers import Container, ContainerTable
-from calico_libnetwork.docker.endpoints import EndpointIndex, NewEndpoint
+from calico_libnetwork.docker.endpoints import ALIASES, Endpoint, EndpointIndex, NewEndpoint
 from calico_libnetwork.docker.host_names import HostNames, revise
 from calico_libnetwork.docker.hosts_file import MARK, Entry, revised
-from calico_libnetwork.docker.labels import CONTAINER_ID, CONTAINER_NAME
+from calico_libnetwork.docker.labels import CONTAINER_NAME
 from calico_libnetwork.docker.profiles import NETWORK_ID
+from calico_libnetwork.errors import DockerUnavailable, NotFound
 from calico_libnetwork.model import documents
+from calico_libnetwork.model.resources import CONTAINER_ID
 
 HERE, THERE = "host-1", "host-2"
 NET_HERE, NET_THERE = "1" * 64, "2" * 64
@@ -132,9 +134,21 @@ class World:
     cache: Cache
     table: ContainerTable
     names: HostNames
+    endpoints: EndpointIndex
+    described: dict[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    published: dict[str, frozenset[str] | None] = field(default_factory=dict)
+    starting: bool = False
 
-    async def follow_names(self) -> None:
-        pass
+    async def follow_names(self, aliases_of: Callable[[Endpoint], frozenset[str] | None]) -> None:
+        """The product's own writes them to the datastore."""
+        self.published = {endpoint.container_name: aliases_of(endpoint) for endpoint in self.endpoints.of_node()}
+
+    async def container_networks(self, container_id: str) -> Mapping[str, Mapping[str, Any]]:
+        if self.starting:
+            raise DockerUnavailable("the Docker API did not answer within 2.0 s")
+        if container_id not in self.described:
+            raise NotFound(f"no container {container_id}")
+        return self.described[container_id]
 
     async def info(self) -> Mapping[str, Any]:
         return {"DockerRootDir": str(self.directory)}
@@ -171,6 +185,7 @@ def workload(
     container_id: str = "",
     endpoint_id: str = "",
     held: bool = False,
+    aliases: str = "",
 ) -> Put:
     new = NewEndpoint(
         node=node,
@@ -179,13 +194,19 @@ def workload(
         profiles=(),
         mac="",
         labels={},
-        annotations={NETWORK_ID: network_id, CONTAINER_NAME: name, CONTAINER_ID: container_id or name.ljust(64, "0")},
+        annotations={
+            NETWORK_ID: network_id,
+            CONTAINER_NAME: name,
+            CONTAINER_ID: container_id or name.ljust(64, "0"),
+            ALIASES: aliases,
+        },
         held=held,
     )
     return Put(new.key.path, documents.encode(new.document(uid="u", created="2026-11-24T00:00:00Z")))
 
 
 A_HERE = workload(HERE, NET_HERE, "workload-A", "10.65.0.1", "fd00::1", container_id=WORKLOAD_A)
+NAMES_OF_E = "workload-E.net1 workload-E workload-E00.net1 workload-E00"
 E_THERE = workload(THERE, NET_THERE, "workload-E", "10.65.0.5", "fd00::5")
 
 
@@ -198,7 +219,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     table = ContainerTable()
     table.put(Container(id=WORKLOAD_A, name="workload-A"))
     endpoints = EndpointIndex(cache, node=HERE)
-    made = World(tmp_path, datastore, cache, table, None)  # type: ignore[arg-type]  # the next line
+    made = World(tmp_path, datastore, cache, table, None, endpoints)  # type: ignore[arg-type]  # the next line
     made.names = HostNames(
         cache,
         node=HERE,
@@ -221,7 +242,7 @@ async def test_a_container_elsewhere_has_both_names_and_families(tmp_path: Path)
     async with world(tmp_path) as here:
         await here.put(E_THERE)
         await here.round()
-        assert here.ours() == ["10.65.0.5 workload-E.net1 workload-E", "fd00::5 workload-E.net1 workload-E"]
+        assert here.ours() == [f"10.65.0.5 {NAMES_OF_E}", f"fd00::5 {NAMES_OF_E}"]
 
         await here.put(Delete(E_THERE.key))
         await here.round()
@@ -240,7 +261,7 @@ async def test_only_families_that_the_container_has_itself(tmp_path: Path) -> No
     async with world(tmp_path) as here:
         await here.put(workload(HERE, NET_HERE, "workload-A", "10.65.0.1", container_id=WORKLOAD_A), E_THERE)
         await here.round()
-        assert here.ours() == ["10.65.0.5 workload-E.net1 workload-E"]
+        assert here.ours() == [f"10.65.0.5 {NAMES_OF_E}"]
 
 
 async def test_a_local_container_of_the_name_keeps_it(tmp_path: Path) -> None:
@@ -248,11 +269,12 @@ async def test_a_local_container_of_the_name_keeps_it(tmp_path: Path) -> None:
         here.table.put(Container(id="e" * 64, name="workload-E"))
         await here.put(E_THERE)
         await here.round()
-        assert here.ours() == ["10.65.0.5 workload-E.net1", "fd00::5 workload-E.net1"]
+        names = "workload-E.net1 workload-E00.net1 workload-E00"
+        assert here.ours() == [f"10.65.0.5 {names}", f"fd00::5 {names}"]
 
         await here.put(workload(HERE, NET_HERE, "workload-E", "10.65.0.7"))
         await here.round()
-        assert here.ours() == []
+        assert "workload-E" not in " ".join(here.ours()).split()
 
 
 async def test_a_held_or_nameless_endpoint_has_no_name(tmp_path: Path) -> None:
@@ -276,7 +298,8 @@ async def test_two_containers_of_one_name_on_two_hosts_are_both_found(tmp_path: 
         await here.put(member("host-3", "3" * 64))
         await here.put(workload(THERE, NET_THERE, "web", "10.65.0.5"), workload("host-3", "3" * 64, "web", "10.65.0.4"))
         await here.round()
-        assert here.ours() == ["10.65.0.4 web.net1 web", "10.65.0.5 web.net1 web"]
+        names = "web.net1 web web000000000.net1 web000000000"
+        assert here.ours() == [f"10.65.0.4 {names}", f"10.65.0.5 {names}"]
 
 
 async def test_what_docker_overwrote_comes_back(tmp_path: Path) -> None:
@@ -342,3 +365,91 @@ async def test_it_follows_the_datastore_by_itself(tmp_path: Path, monkeypatch: p
                 await asyncio.sleep(0.001)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_aliases_are_names_too_and_one_alias_may_be_that_of_several(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        await here.put(member("host-3", "3" * 64))
+        await here.put(
+            workload(THERE, NET_THERE, "one", "10.65.0.5", aliases="db,web"),
+            workload("host-3", "3" * 64, "two", "10.65.0.4", aliases="web"),
+        )
+        await here.round()
+        assert [line for line in here.ours() if "one" not in line and "two" not in line] == [
+            "10.65.0.5 db.net1 db",
+            "10.65.0.4 web.net1 web",
+            "10.65.0.5 web.net1 web",
+        ]
+
+
+async def test_an_alias_of_containers_here_and_there_is_written_for_both(tmp_path: Path) -> None:
+    """The file hides what Docker would answer."""
+    async with world(tmp_path) as here:
+        await here.put(
+            workload(HERE, NET_HERE, "local", "10.65.0.2", aliases="own,web"),
+            workload(THERE, NET_THERE, "remote", "10.65.0.5", aliases="web"),
+        )
+        await here.round()
+        assert [line for line in here.ours() if "web" in line] == ["10.65.0.2 web.net1 web", "10.65.0.5 web.net1 web"]
+        assert not [line for line in here.ours() if "own" in line]
+
+
+async def test_an_alias_that_is_the_name_of_a_container_here_is_left_to_docker(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        await here.put(
+            workload(HERE, NET_HERE, "web", "10.65.0.2"),
+            workload(THERE, NET_THERE, "remote", "10.65.0.5", aliases="web"),
+        )
+        await here.round()
+        assert not [line for line in here.ours() if "web" in line]
+
+
+async def test_a_name_in_another_network_of_this_host_stays_dockers(tmp_path: Path) -> None:
+    """A container may be in both networks; the file comes before Docker's answer."""
+    async with world(tmp_path) as here:
+        bridge = {"NetworkID": "9" * 64, "EndpointID": "e", "DNSNames": ["db", "shop-db-1"]}
+        here.described["d" * 64] = {"shop_default": bridge}
+        here.names.docker_wrote("d" * 64)
+        await here.names._aliases.learn()
+        await here.put(workload(THERE, NET_THERE, "remote", "10.65.0.5", aliases="db"))
+        await here.round()
+        assert [line for line in here.ours() if "db" in line] == ["10.65.0.5 db.net1"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"Aliases": ["web", "aaaaaaaaaaaa"]}, {"web", "aaaaaaaaaaaa"}),  # Docker 20.10
+        ({"Aliases": ["web"], "DNSNames": ["workload-A", "web", "host"]}, {"workload-A", "web", "host"}),
+        ({"Aliases": None, "DNSNames": None}, set()),
+        ({"Aliases": ["a b", "x,y", "ok"]}, {"ok"}),
+    ],
+)
+async def test_what_docker_says_of_a_container_is_learnt(
+    tmp_path: Path, settings: dict[str, Any], expected: set[str]
+) -> None:
+    async with world(tmp_path) as here:
+        here.described[WORKLOAD_A] = {
+            "net1": {"NetworkID": NET_HERE, "EndpointID": "e", **settings},
+            "left": {"NetworkID": "9" * 64, "EndpointID": "", "Aliases": ["gone"]},
+        }
+        await here.round()
+        assert here.published == {"workload-A": None}
+        here.names.daemon_listed()
+        await here.names._aliases.learn()
+        await here.round()
+        assert here.published == {"workload-A": frozenset(expected)}
+        assert here.names._aliases.of(WORKLOAD_A, "9" * 64) is None
+
+
+async def test_a_container_that_is_not_described_in_time_is_asked_for_again(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        aliases = here.names._aliases
+
+        here.starting = True
+        here.names.docker_wrote(WORKLOAD_A)
+        await aliases.learn()
+        here.starting = False
+        here.described[WORKLOAD_A] = {"net1": {"NetworkID": NET_HERE, "EndpointID": "e", "Aliases": ["web"]}}
+        await aliases.learn()
+        assert aliases.of(WORKLOAD_A, NET_HERE) == frozenset({"web"})

@@ -244,14 +244,34 @@ async def test_a_renamed_container_has_its_new_name(tmp_path: Path) -> None:
         started(daemon)
         await host.assembly.listener.container_connected(NET, WEB.id)
         host.transactions()
-        await host.assembly.parts.labelling.follow_names()
+        await host.assembly.parts.labelling.follow_names(lambda _: None)
         assert host.transactions() == 0
         host.table.apply(
             {"Type": "container", "Action": "rename", "Actor": {"ID": WEB.id, "Attributes": {"name": "/x"}}}
         )
-        await host.assembly.parts.labelling.follow_names()
+        await host.assembly.parts.labelling.follow_names(lambda _: None)
         stored = await host.value(PATH)
     assert stored["metadata"]["annotations"] == {**ANNOTATIONS, "org.projectcalico.libnetwork/container-name": "x"}
+
+
+async def test_a_containers_aliases_are_published_but_for_what_others_know_anyway(tmp_path: Path) -> None:
+    daemon = docker()
+    async with running_host(tmp_path, daemon=daemon) as host:
+        await host.drivers.network.create_endpoint(endpoint())
+        host.table.put(WEB)
+        started(daemon)
+        await host.assembly.listener.container_connected(NET, WEB.id)
+        labelling = host.assembly.parts.labelling
+        for _ in range(2):
+            await labelling.follow_names(lambda _: frozenset({"web", WEB.id[:12], "shop", "api"}))
+        host.transactions()
+        await labelling.follow_names(lambda _: None)  # not known now: what was published stays
+        assert host.transactions() == 0
+        stored = await host.value(PATH)
+        assert stored["metadata"]["annotations"] == {**ANNOTATIONS, "org.projectcalico.libnetwork/aliases": "api,shop"}
+        await labelling.follow_names(lambda _: frozenset({"web"}))
+        stored = await host.value(PATH)
+        assert stored["metadata"]["annotations"]["org.projectcalico.libnetwork/aliases"] == ""
 
 
 async def test_without_labelling_docker_29_gives_the_name_at_once(tmp_path: Path) -> None:

@@ -50,16 +50,20 @@ class Cluster:
         )
 
     def docker_event(self, event: Mapping[str, Any]) -> None:
+        actor = event.get("Actor") or {}
+        attributes = actor.get("Attributes") or {}
         match event.get("Type"), event.get("Action"):
             case "network", "create" | "destroy" | "remove":
                 self.networks.networks_changed()
             case "network", "prune":
                 self.networks.networks_pruned()
             case "network", "disconnect":
-                self.networks.container_disconnected((event.get("Actor") or {}).get("ID") or "")
-                self.names.docker_wrote()
-            case "network" | "container", "connect" | "start" | "rename" | "destroy":
-                self.names.docker_wrote()
+                self.networks.container_disconnected(actor.get("ID") or "")
+                self.names.docker_wrote(attributes.get("container", ""))
+            case "network", "connect":
+                self.names.docker_wrote(attributes.get("container", ""))
+            case "container", "start" | "rename" | "destroy":
+                self.names.docker_wrote(actor.get("ID") or "")
 
     def docker_listed(self) -> None:
         self.networks.networks_changed()

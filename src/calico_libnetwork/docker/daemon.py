@@ -32,6 +32,8 @@ DRIVERS = frozenset({"calico", "calico-ipam"})
 QUESTION_DEADLINE = 0.3
 """Seconds for one question from inside a call."""
 LISTING_DEADLINE = 30.0
+DESCRIPTION_DEADLINE = 2.0
+"""Seconds; a container that is starting is not described before it has started."""
 START_DEADLINE = 120.0
 """dockerd answers nothing before its last restarted container is up."""
 _BREAK = 5.0
@@ -109,6 +111,19 @@ class Daemon:
             return [of_listing(each._container) for each in found]  # noqa: SLF001 - no other way to all its fields
 
         return await self._list(find)
+
+    async def container_networks(self, container_id: str) -> Mapping[str, Mapping[str, Any]]:
+        """By name, as its own description has them; waits for the container's lock, so never from inside a call.
+
+        Raises ``NotFound``, ``DockerUnavailable``.
+        """
+
+        async def find(client: Docker) -> Mapping[str, Mapping[str, Any]]:
+            shown = await (client.containers.container(container_id)).show()
+            networks: Mapping[str, Mapping[str, Any]] = (shown.get("NetworkSettings") or {}).get("Networks") or {}
+            return networks
+
+        return await _translated(find(self._connected()), DESCRIPTION_DEADLINE)
 
     async def networks(self) -> list[dict[str, Any]]:
         return await self._list(lambda client: client.networks.list())

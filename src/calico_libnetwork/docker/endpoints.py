@@ -13,7 +13,7 @@ from ipaddress import ip_interface
 
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.datastore.protocol import Event, KeyValue
-from calico_libnetwork.docker.labels import CONTAINER_ID, CONTAINER_NAME, Facts
+from calico_libnetwork.docker.labels import CONTAINER_NAME, Facts
 from calico_libnetwork.docker.profiles import ANNOTATION_PREFIX, NETWORK_ID
 from calico_libnetwork.errors import InvalidResource
 from calico_libnetwork.model import documents, kinds
@@ -21,15 +21,17 @@ from calico_libnetwork.model.documents import Document
 from calico_libnetwork.model.ipam_keys import Address
 from calico_libnetwork.model.kinds import KINDS, ResourceKey
 from calico_libnetwork.model.names import endpoint_interface, workload_endpoint_name
-from calico_libnetwork.model.resources import LIBNETWORK_NAMESPACE, ORCHESTRATOR, WorkloadEndpoint
+from calico_libnetwork.model.resources import CONTAINER_ID, LIBNETWORK_NAMESPACE, ORCHESTRATOR, WorkloadEndpoint
 
 HELD_ADDRESSES = ANNOTATION_PREFIX + "held-addresses"
+ALIASES = ANNOTATION_PREFIX + "aliases"
 
 _LABELS = {
     "projectcalico.org/namespace": LIBNETWORK_NAMESPACE,
     "projectcalico.org/orchestrator": ORCHESTRATOR,
 }
 _PREFIX = KINDS["WorkloadEndpoint"].prefix
+SHORT_ID = 12
 
 
 def endpoint_key(node: str, endpoint_id: str) -> ResourceKey:
@@ -120,7 +122,8 @@ def _inserted(spec: Document, key: str, value: object, *, before: tuple[str, ...
 class Endpoint:
     """A stored workload endpoint, of any node and orchestrator; ``addresses`` also while it is ``held``.
 
-    ``created`` is RFC 3339, "" where the writer left it out.
+    ``aliases``: how Docker finds the container in the network beside its name and short id. ``created`` is RFC 3339,
+    "" where the writer left it out.
     """
 
     key: ResourceKey
@@ -133,8 +136,14 @@ class Endpoint:
     network_id: str
     container_id: str
     container_name: str
+    aliases: frozenset[str]
     created: str
     held: bool
+
+    @property
+    def short_id(self) -> str:
+        """Of the container, as Docker shows it."""
+        return self.container_id[:SHORT_ID]
 
     @property
     def owner(self) -> str:
@@ -242,6 +251,7 @@ def _read(key_value: KeyValue) -> Endpoint | None:
         network_id=resource.annotations.get(NETWORK_ID, ""),
         container_id=resource.annotations.get(CONTAINER_ID, ""),
         container_name=resource.annotations.get(CONTAINER_NAME, ""),
+        aliases=frozenset(filter(None, resource.annotations.get(ALIASES, "").split(","))),
         created=resource.metadata.creation_timestamp or "",
         held=bool(held) and not resource.spec.ip_networks,
     )

@@ -13,7 +13,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ import structlog
 
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.datastore.protocol import Event
+from calico_libnetwork.docker.aliases import AliasDocker, Aliases
 from calico_libnetwork.docker.cluster_members import ClusterMembers
 from calico_libnetwork.docker.cluster_records import HOSTS
 from calico_libnetwork.docker.containers import ContainerTable
@@ -41,15 +42,15 @@ _ENDPOINTS = KINDS["WorkloadEndpoint"].prefix
 _log = structlog.get_logger(__name__)
 
 
-class HostDocker(Protocol):
+class HostDocker(AliasDocker, Protocol):
     async def info(self) -> Mapping[str, Any]:
         """Raises ``DockerUnavailable``."""
         ...
 
 
 class OwnNames(Protocol):
-    async def follow_names(self) -> None:
-        """This host's endpoints have the current names of their containers."""
+    async def follow_names(self, aliases_of: Callable[[Endpoint], frozenset[str] | None]) -> None:
+        """This host's endpoints have the current names of their containers; aliases may be unknown."""
         ...
 
 
@@ -72,12 +73,18 @@ class HostNames:
         self._members = members
         self._own_names = own_names
         self._wake = asyncio.Event()
+        self._aliases = Aliases(docker, changed=self._wake.set)
         self._directory: Path | None = None  # Docker's, of all containers
         self._written: set[str] = set()  # ids of containers whose file holds names of ours
         self.problem = ""
         cache.subscribe(self._on_events)
 
     async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._aliases.run(), name="aliases")
+            await self._keep()
+
+    async def _keep(self) -> None:
         while True:
             self._wake.clear()
             started = time.monotonic()
@@ -90,13 +97,16 @@ class HostNames:
                 async with asyncio.timeout(PERIOD):
                     await self._wake.wait()
 
-    def docker_wrote(self) -> None:
-        """A container was started, connected or disconnected: Docker has written hosts files."""
+    def docker_wrote(self, container_id: str = "") -> None:
+        """The container was started, connected or disconnected: Docker has written hosts files."""
+        if container_id:
+            self._aliases.container_changed(container_id)
         self._wake.set()
 
     def daemon_listed(self) -> None:
         """The daemon may be another one."""
         self._directory = None
+        self._aliases.daemon_listed(self._table.ids())
         self._wake.set()
 
     @property
@@ -111,20 +121,34 @@ class HostNames:
             root = (await self._docker.info()).get("DockerRootDir") or "/var/lib/docker"
             self._directory = Path(root) / "containers"
             candidates = candidates | self._table.ids()  # an earlier life may have left names anywhere
-        await self._own_names.follow_names()
-        written, problem = await asyncio.to_thread(self._revise_all, self._directory, candidates, self._endpoints.all())
+        await self._own_names.follow_names(self._aliases_of)
+        written, problem = await asyncio.to_thread(
+            self._revise_all, self._directory, candidates, self._endpoints.all(), self._aliases.by_network()
+        )
         self._written = written
         if problem and problem != self.problem:
             _log.warning("cluster network", problem=problem)
         self.problem = problem
 
-    def _revise_all(self, directory: Path, candidates: set[str], endpoints: Sequence[Endpoint]) -> tuple[set[str], str]:
+    def _aliases_of(self, endpoint: Endpoint) -> frozenset[str] | None:
+        if self._members.of_endpoint(endpoint) is None:
+            return None  # nobody would read them
+        return self._aliases.of(endpoint.container_id, endpoint.network_id)
+
+    def _revise_all(
+        self, directory: Path, candidates: set[str], endpoints: Sequence[Endpoint], aliases: Mapping[str, set[str]]
+    ) -> tuple[set[str], str]:
         """In a thread of its own: a large network is many lines in many files."""
+
+        def is_local(name: str, network_id: str) -> bool:
+            outside = any(name in names for other, names in aliases.items() if other != network_id)
+            return outside or self._table.by_name(name) is not None
+
         wanted = entries_by_container(
             endpoints,
             self._members.of_endpoint,
             node=self._node,
-            is_local_name=lambda name: self._table.by_name(name) is not None,
+            is_local_name=is_local,
         )
         files = {each: directory / each / "hosts" for each in candidates | wanted.keys() if _ID.fullmatch(each)}
         return _revise(files, wanted)

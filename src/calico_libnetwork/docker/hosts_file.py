@@ -18,7 +18,7 @@ from calico_libnetwork.docker.endpoints import Endpoint
 from calico_libnetwork.model.ipam_keys import Address
 
 MARK = "# calico-libnetwork"
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 """As Docker has it for containers; anything else cannot stand in the file."""
 
 
@@ -33,12 +33,14 @@ def entries_by_container(
     member_of: Callable[[Endpoint], Member | None],
     *,
     node: str,
-    is_local_name: Callable[[str], bool],
+    is_local_name: Callable[[str, str], bool],
 ) -> dict[str, list[Entry]]:
-    """What has to be in the file of each container of ``node`` that is in a network of the cluster, by container id."""
+    """What has to be in the file of each container of ``node`` that is in a network of the cluster, by container id.
+
+    ``is_local_name``: whether this host's Docker finds a container by the name outside of the network with that id.
+    """
     own: list[tuple[Endpoint, Member]] = []
     others: dict[str, list[Endpoint]] = defaultdict(list)
-    local_names: dict[str, set[str]] = defaultdict(set)
     for endpoint in endpoints:
         member = member_of(endpoint)
         if member is None:
@@ -47,33 +49,54 @@ def entries_by_container(
             others[member.uid].append(endpoint)
         elif endpoint.container_id:
             own.append((endpoint, member))
-            local_names[member.uid].add(endpoint.container_name)
+    here: dict[str, list[Endpoint]] = defaultdict(list)
+    for endpoint, member in own:
+        here[member.uid].append(endpoint)
 
     @cache
-    def entries(uid: str, network: str, version: int) -> list[Entry]:
-        reachable = (other for other in others[uid] if other.container_name not in local_names[uid])
-        return _entries(reachable, network, version, is_local_name)
+    def entries(uid: str, network: str, network_id: str, version: int) -> list[Entry]:
+        named = _named(here[uid], others[uid])
+        return _entries(named, network, version, lambda name: is_local_name(name, network_id))
 
     found: dict[str, list[Entry]] = defaultdict(list)
     for endpoint, member in sorted(own, key=lambda each: (each[1].name, each[0].endpoint_id)):
         for version in sorted({address.version for address in endpoint.addresses}):
-            found[endpoint.container_id] += entries(member.uid, member.name, version)
+            found[endpoint.container_id] += entries(member.uid, member.name, endpoint.network_id, version)
     return dict(found)
 
 
+def _named(own: Sequence[Endpoint], others: Sequence[Endpoint]) -> list[tuple[Endpoint, tuple[str, ...]]]:
+    """Names that Docker does not know here: of the others all but this host's, and aliases that both have of both.
+
+    A line of the file hides what Docker would answer, so an alias of containers here and elsewhere is written for all.
+    """
+    local_names = {name for endpoint in own for name in (endpoint.container_name, endpoint.short_id)}
+    shared = {alias for endpoint in own for alias in endpoint.aliases} & {
+        name for other in others for name in (other.container_name, *other.aliases)
+    }
+    found = []
+    for other in others:
+        by_docker = (other.container_name, other.short_id)
+        found.append((other, tuple(name for name in by_docker if name not in local_names)))
+        found += [(other, (alias,)) for alias in sorted(other.aliases - local_names - {*by_docker})]
+    found += [(endpoint, (alias,)) for endpoint in own for alias in sorted((shared & endpoint.aliases) - local_names)]
+    return found
+
+
 def _entries(
-    others: Iterable[Endpoint], network: str, version: int, is_local_name: Callable[[str], bool]
+    named: Iterable[tuple[Endpoint, Sequence[str]]], network: str, version: int, is_local_name: Callable[[str], bool]
 ) -> list[Entry]:
     """Of one family: a container has a use for those that it has itself in the network."""
-    found: list[tuple[str, Address, tuple[str, ...]]] = []
-    for other in others:
-        name = other.container_name
-        if other.held or _NAME.fullmatch(name) is None:
+    found: list[tuple[tuple[str, ...], Address]] = []
+    for endpoint, given in named:
+        if endpoint.held or not endpoint.container_name:
             continue
-        qualified = [f"{name}.{network}"] if _NAME.fullmatch(network) else []
-        names = (*qualified, *([] if is_local_name(name) else [name]))
-        found += [(name, address, names) for address in other.addresses if address.version == version and names]
-    return [Entry(str(address), names) for _, address, names in sorted(found)]
+        names: list[str] = []
+        for name in filter(NAME.fullmatch, given):
+            names += [f"{name}.{network}"] if NAME.fullmatch(network) else []
+            names += [] if is_local_name(name) else [name]
+        found += [(tuple(names), address) for address in endpoint.addresses if address.version == version and names]
+    return [Entry(str(address), names) for names, address in sorted(found)]
 
 
 def revised(content: str, entries: Sequence[Entry]) -> str:

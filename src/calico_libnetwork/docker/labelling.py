@@ -10,13 +10,15 @@ come, for people to read, and nothing waits for them.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.datastore.protocol import Put, Transaction, unchanged
 from calico_libnetwork.docker.containers import Container
-from calico_libnetwork.docker.endpoints import Endpoint, EndpointIndex, endpoint_key, identified
+from calico_libnetwork.docker.endpoints import ALIASES, Endpoint, EndpointIndex, endpoint_key, identified
 from calico_libnetwork.docker.identity import Identities
 from calico_libnetwork.docker.labels import NOTHING_KNOWN, Facts, facts_of
 from calico_libnetwork.docker.settings import DockerSettings
@@ -89,12 +91,16 @@ class Labelling:
             if container is not None:
                 await self._identify(endpoint, container)
 
-    async def follow_names(self) -> None:
-        """An endpoint has its container's current name, for others to find it by."""
+    async def follow_names(self, aliases_of: Callable[[Endpoint], frozenset[str] | None]) -> None:
+        """An endpoint has its container's current name and aliases, None for unknown ones, for others to find it by."""
         for endpoint in self._endpoints.of_node():
             container = self._identities.with_id(endpoint.container_id) if endpoint.container_id else None
-            if container is not None and container.name != endpoint.container_name:
-                await self._identify(endpoint, container)
+            if container is None:
+                continue
+            known = aliases_of(endpoint)
+            aliases = endpoint.aliases if known is None else known - {container.name, endpoint.short_id}
+            if (container.name, aliases) != (endpoint.container_name, endpoint.aliases):
+                await self._identify(endpoint, container, aliases=aliases)
 
     def resume(self) -> None:
         """What an earlier process left held."""
@@ -109,10 +115,15 @@ class Labelling:
             timer.cancel()
         await asyncio.gather(*timers, return_exceptions=True)
 
-    async def _identify(self, endpoint: Endpoint, container: Container) -> bool:
+    async def _identify(
+        self, endpoint: Endpoint, container: Container, *, aliases: frozenset[str] | None = None
+    ) -> bool:
         """An error is told and no more: it must fail no Join, and the timer of a held endpoint goes on."""
+        facts = self._facts(container)
+        if aliases is not None and aliases != endpoint.aliases:
+            facts = replace(facts, annotations={**facts.annotations, ALIASES: ",".join(sorted(aliases))})
         try:
-            await self._update(endpoint.key, self._facts(container))
+            await self._update(endpoint.key, facts)
         except CalicoError as error:
             _log.warning("endpoint could not be identified", endpoint=endpoint.endpoint_id[:12], reason=str(error))
             return False
