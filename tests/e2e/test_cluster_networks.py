@@ -156,6 +156,10 @@ def lines(host: Host, container: str, name: str) -> list[str]:
     return sorted(line.split()[0] for line in file if name in line.partition("#")[0].split()[1:])
 
 
+def has_lines(host: Host, container: str, name: str, expected: list[str]) -> bool:
+    return lines(host, container, name) == expected
+
+
 def test_aliases_and_short_ids_resolve_on_every_host(cluster: Cluster) -> None:
     """As Docker has it on one host: an alias may be that of several containers, and is then all their addresses."""
     first, _second, third = cluster.hosts
@@ -170,7 +174,7 @@ def test_aliases_and_short_ids_resolve_on_every_host(cluster: Cluster) -> None:
     first.workload("workload-B", "net1", "--network-alias", "web")
     both = sorted([first.ipv4("workload-B", "net1"), third.ipv4("workload-E", "net1")])
     for host, container in ((first, "workload-A"), (third, "workload-E")):
-        wait_for("both", lambda host=host, container=container: lines(host, container, "web") == both, seconds=SOON)
+        wait_for("both", partial(has_lines, host, container, "web", both), seconds=SOON)
     third.docker("rm", "--force", "workload-E")
     wait_for("Docker's own answer", lambda: lines(first, "workload-A", "web") == [], seconds=SOON)
     assert addresses(first, "workload-A", "web") == {first.ipv4("workload-B", "net1")}

@@ -18,7 +18,7 @@ from calico_libnetwork.errors import DockerUnavailable, NotFound
 
 PERIOD = 30.0
 """Seconds until what was not answered is asked for again, if nothing happens before."""
-_TOGETHER = 8
+_TOGETHER = 32
 
 Names = Mapping[str, frozenset[str]]  # by network id
 
