@@ -209,6 +209,19 @@ def test_ipv6_alone_where_docker_can(host: Host, docker: Docker) -> None:
     assert host.ipv4("workload-A", "net6") == ""
 
 
+def test_a_chosen_interface_name_is_given_where_docker_can(host: Host, docker: Docker) -> None:
+    host.network("net1")
+    chosen = "name=net1,driver-opt=com.docker.network.endpoint.ifname="
+    host.docker("run", "--network", f"{chosen}wan0", "--name", "workload-A", "-tid", "busybox")
+    name = "wan0" if docker.release >= (29,) else "cali0"
+    assert f" {name}@" in host.execute("workload-A", "ip", "link")
+
+    assert "interface name" in host.docker_refuses(
+        "run", "--network", f"{chosen}a/b", "--name", "workload-B", "busybox"
+    )
+    assert "net1" in host.inspect("workload-B", "{{json .NetworkSettings.Networks}}")
+
+
 def test_twenty_containers_started_at_once_get_twenty_addresses(host: Host) -> None:
     host.network("net1", "--ipv6")
     names = [f"workload-{number}" for number in range(20)]

@@ -39,13 +39,13 @@ def network(options: dict[str, Any] | None = None, *, network_id: str = NET) -> 
 
 
 def endpoint(
-    endpoint_id: str = ENDPOINT, *, v4: str = V4, v6: str = "", mac: str = "", network_id: str = NET
+    endpoint_id: str = ENDPOINT, *, v4: str = V4, v6: str = "", mac: str = "", name: str = "", network_id: str = NET
 ) -> messages.CreateEndpoint:
     return messages.CreateEndpoint(
         network_id=network_id,
         endpoint_id=endpoint_id,
         interface=messages.EndpointInterface(address=v4, address_ipv6=v6, mac_address=mac),
-        options={},
+        options={"com.docker.network.endpoint.ifname": name} if name else {},
     )
 
 
@@ -105,6 +105,24 @@ async def test_a_users_mac_is_kept_and_not_answered(tmp_path: Path) -> None:
         assert (await host.value(PATH))["spec"]["mac"] == "0a:00:00:00:00:07"
         with pytest.raises(Refused, match="MAC address"):
             await host.drivers.network.create_endpoint(endpoint("9" * 64, mac="no"))
+
+
+async def test_a_users_interface_name_is_answered_in_join(tmp_path: Path) -> None:
+    async with running_host(tmp_path) as host:
+        driver = host.drivers.network
+        await driver.create_endpoint(endpoint(name="eth7"))
+        assert (await driver.join(joining())).interface_name.dst_name == "eth7"
+        await driver.delete_endpoint(of())
+        await driver.create_endpoint(endpoint())
+        assert (await driver.join(joining())).interface_name.dst_name == ""
+
+
+@pytest.mark.parametrize("name", ["sixteen-letters-", "a b", "a/b", "a:1", ".", "..", "lo"])
+async def test_an_interface_name_that_the_kernel_refuses_is_refused_before_join(tmp_path: Path, name: str) -> None:
+    async with running_host(tmp_path) as host:
+        with pytest.raises(Refused, match="interface name"):
+            await host.drivers.network.create_endpoint(endpoint(name=name))
+        assert host.veths.present == {}
 
 
 async def test_the_steady_state_costs_one_transaction_up_and_one_down(tmp_path: Path) -> None:

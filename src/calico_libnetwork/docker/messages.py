@@ -18,6 +18,7 @@ GLOBAL_ADDRESS_SPACE = "CalicoGlobalAddressSpace"
 ENABLE_IPV4 = "com.docker.network.enable_ipv4"
 ENABLE_IPV6 = "com.docker.network.enable_ipv6"
 ENDPOINT_NAME = "com.docker.network.endpoint.name"
+INTERFACE_NAME = "com.docker.network.endpoint.ifname"
 GATEWAY = "com.docker.network.gateway"
 GENERIC = "com.docker.network.generic"
 INTERNAL = "com.docker.network.internal"
@@ -122,10 +123,14 @@ class Join(EndpointRequest, frozen=True):
 
 
 class InterfaceName(Message, frozen=True):
-    """Docker moves ``src_name`` into the container and names it ``dst_prefix`` and an index."""
+    """Docker moves ``src_name`` into the container and names it ``dst_prefix`` and an index.
+
+    Or ``dst_name``, which older Dockers pass over.
+    """
 
     src_name: str
     dst_prefix: str
+    dst_name: str = ""
 
 
 class StaticRoute(Message, frozen=True):

@@ -53,6 +53,7 @@ STATUS_DEADLINE = 2.0
 """Seconds that Join waits for the agent; the endpoint is closed until the agent has opened it, so going on is safe."""
 
 _ATTEMPTS = 5
+_NAME = re.compile(r"[^\s/:]{1,15}", re.ASCII)
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 _log = structlog.get_logger(__name__)
@@ -101,6 +102,7 @@ class NetworkDriver:
         self._removals = parts.removals
         self._sandboxes = parts.sandboxes
         self._gateways_v6: dict[str, IPv6Address | None] = {}  # of endpoints made by this process
+        self._chosen_names: dict[str, str] = {}  # a user's for the container's interface, of endpoints as above
         self._creating: set[str] = set()  # host side interfaces
 
     async def create_network(self, request: messages.CreateNetwork) -> None:
@@ -121,6 +123,7 @@ class NetworkDriver:
         interface = request.interface or messages.EndpointInterface()
         addresses = _addresses(interface, request.endpoint_id)
         mac = _user_mac(interface) or chosen_mac(request.endpoint_id)
+        chosen_name = _user_name(request.options or {})
         host_name = endpoint_interface(request.endpoint_id)
         if host_name in self._creating:
             raise Conflict(f"interface {host_name} is being created already; try again")
@@ -130,6 +133,8 @@ class NetworkDriver:
                 await self._create(request, addresses, mac)
         finally:
             self._creating.discard(host_name)
+        if chosen_name:
+            self._chosen_names[request.endpoint_id] = chosen_name
         for address in addresses:
             self._in_flight.end(address)
         answer = messages.EndpointInterface(mac_address="" if interface.mac_address else mac)
@@ -150,6 +155,7 @@ class NetworkDriver:
         self._sandboxes.leave(endpoint_id)
         self._labelling.forget(endpoint_id)
         self._gateways_v6.pop(endpoint_id, None)
+        self._chosen_names.pop(endpoint_id, None)
         await self._delete(endpoint_key(self._settings.node, endpoint_id))
         self._removals.start(endpoint_interface(endpoint_id))
 
@@ -275,7 +281,9 @@ class NetworkDriver:
         )
         return messages.Joined(
             interface_name=messages.InterfaceName(
-                src_name=_peer_name(endpoint.endpoint_id), dst_prefix=self._settings.interface_prefix
+                src_name=_peer_name(endpoint.endpoint_id),
+                dst_prefix=self._settings.interface_prefix,
+                dst_name=self._chosen_names.get(endpoint.endpoint_id, ""),
             ),
             gateway=str(gateway_v4 or ""),
             gateway_ipv6=str(gateway_v6 or ""),
@@ -339,6 +347,16 @@ def _user_mac(interface: messages.EndpointInterface) -> str:
     if mac and _MAC.fullmatch(mac) is None:
         raise Refused(f"MAC address {interface.mac_address} is not six pairs of hexadecimal digits; correct it")
     return mac
+
+
+def _user_name(options: messages.Options) -> str:
+    """Refused here, since Docker would find out after Join."""
+    name = options.get(messages.INTERFACE_NAME)
+    if not isinstance(name, str) or not name:
+        return ""
+    if _NAME.fullmatch(name) is None or name in (".", "..", "lo"):
+        raise Refused(f"interface name {name!r} cannot be given; choose up to 15 characters, no blank, slash or colon")
+    return name
 
 
 def _peer_name(endpoint_id: str) -> str:
