@@ -7,10 +7,11 @@ import socket
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 
+import msgspec
 import pytest
 
 from calico_libnetwork.model.kinds import ResourceKey
-from calico_libnetwork.model.resources import AnyResource
+from calico_libnetwork.model.resources import CONTAINER_ID, AnyResource
 from tests.policy_worlds import OUTSIDE, addresses, interface
 from tests.system.conftest import Namespace, Workloads
 from tests.system.packets import UDP, Packet
@@ -200,3 +201,53 @@ def test_prefixes_that_may_be_spoofed_leave_the_workload_that_may(host: Lab, rul
     host.load(rules.text())
     assert host.deliver([packet], via=interface(1)) == [True]
     assert host.deliver([Packet(foreign, addresses(1)[0], UDP, 1000, 80)], via=interface(2)) == [False]
+
+
+def _members(*numbers: int, container: str) -> Iterator[tuple[ResourceKey, AnyResource]]:
+    """Endpoints that are interfaces of one container."""
+    for number in numbers:
+        key, endpoint = workload(number, profiles=["projectcalico-default-allow"], labels={"number": str(number)})
+        metadata = msgspec.structs.replace(endpoint.metadata, annotations={CONTAINER_ID: container})
+        yield key, msgspec.structs.replace(endpoint, metadata=metadata)
+
+
+def test_each_interface_of_a_container_may_carry_the_addresses_of_all(
+    namespace: Namespace, workloads: Workloads
+) -> None:
+    rules = Rules()
+    foreign = workload(3, profiles=["projectcalico-default-allow"])
+    with lab(namespace, workloads, 3) as host:
+        through_the_other = [Packet(addresses(2)[n], addresses(3)[n], UDP, 1000, 80) for n in (0, 1)]
+        rules.put(foreign, *_members(1, container="a" * 64), *_members(2, container="b" * 64))
+        host.load(rules.text())
+        assert host.deliver(through_the_other, via=interface(1)) == [False, False]
+
+        rules.put(*_members(1, 2, container="a" * 64))
+        host.load(rules.text())
+        assert host.deliver(through_the_other, via=interface(1)) == [True, True]
+        assert host.deliver([Packet(addresses(1)[0], addresses(3)[0], UDP, 1000, 80)], via=interface(2)) == [True]
+        strangers = [Packet(IPv4Address("10.99.0.7"), addresses(1)[0], UDP, 1000, 80)]
+        strangers += [Packet(addresses(3)[n], addresses(2)[n], UDP, 1000, 80) for n in (0, 1)]
+        assert host.deliver(strangers, via=interface(1)) == [False, False, False]
+        assert host.deliver(through_the_other, via=interface(3)) == [False, False]
+
+        rules.delete(*(key for key, _ in _members(2, container="a" * 64)))
+        host.load(rules.text())
+        assert host.deliver(through_the_other, via=interface(1)) == [False, False]
+
+
+def test_a_packet_meets_the_egress_policy_of_the_endpoint_whose_address_it_bears(
+    namespace: Namespace, workloads: Workloads
+) -> None:
+    rules = Rules()
+    spec = {"selector": "number == '2'", "types": ["Egress"]}
+    with lab(namespace, workloads, 3) as host:
+        rules.put(workload(3, profiles=["projectcalico-default-allow"]), *_members(1, 2, container="a" * 64))
+        rules.put(resource("GlobalNetworkPolicy", "silent", spec))
+        host.load(rules.text())
+        packets = [Packet(addresses(number)[0], addresses(3)[0], UDP, 1000, 80) for number in (1, 2)]
+        assert host.deliver(packets, via=interface(1)) == [True, False]
+        assert host.deliver(packets, via=interface(2)) == [True, False]
+        rules.delete(ResourceKey("GlobalNetworkPolicy", "silent"))
+        host.load(rules.text())
+        assert host.deliver(packets, via=interface(1)) == [True, True]

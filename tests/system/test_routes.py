@@ -258,7 +258,7 @@ async def test_one_impossible_route_does_not_stop_the_others(namespace: Namespac
 
 
 async def test_gateway_route_exists_exactly_while_nothing_else_covers_it(namespace: Namespace, host: Host) -> None:
-    gateway = "169.254.1.1 dev lo proto 80 scope link metric 1073741824"
+    gateway = "169.254.1.0/24 dev lo proto 80 scope link metric 1073741824"
     await host.apply()
     assert gateway in routes(namespace)
     namespace.run("ip", "link", "add", "eth9", "type", "bridge")

@@ -57,6 +57,16 @@ async def test_endpoint_that_may_spoof_has_no_reverse_path_filter(namespace: Nam
     assert sysctl.read("ipv4/conf/cali2/rp_filter") == "0"
 
 
+@pytest.mark.parametrize(("everywhere", "default", "expected"), [("0", "1", "0"), ("1", "0", "2"), ("2", "2", "2")])
+def test_interfaces_of_one_container_have_no_strict_reverse_path_filter(
+    namespace: Namespace, everywhere: str, default: str, expected: str
+) -> None:
+    sysctl.write("ipv4/conf/all/rp_filter", everywhere)
+    sysctl.write("ipv4/conf/default/rp_filter", default)
+    settings = sysctl.workload_settings("cali1", ipv6=True, siblings=True)
+    assert settings["ipv4/conf/cali1/rp_filter"] == expected
+
+
 async def test_endpoint_without_ipv6_gets_no_gateway(veths: VethPairs) -> None:
     spec = VethSpec(host_name="cali2", peer_name="temp2", peer_mac="02:00:00:00:00:02", mtu=1500, ipv6=False)
     assert (await veths.create(spec)).gateway_v6 is None

@@ -17,10 +17,11 @@ from calico_libnetwork.config import Config
 from calico_libnetwork.datastore.protocol import Put, Transaction
 from calico_libnetwork.datastore.sqlite import SqliteDatastore
 from calico_libnetwork.docker.endpoints import HELD_ADDRESSES
-from calico_libnetwork.docker.labels import CONTAINER_ID, CONTAINER_NAME
+from calico_libnetwork.docker.labels import CONTAINER_NAME
 from calico_libnetwork.docker.profiles import NETWORK_ID, NETWORK_NAME
 from calico_libnetwork.model import documents
 from calico_libnetwork.model.kinds import ResourceKey
+from calico_libnetwork.model.resources import CONTAINER_ID
 from tests import policy_worlds as worlds
 
 Written = tuple[ResourceKey, dict[str, Any]]

@@ -165,7 +165,7 @@ class Agent:
             if endpoint is not None:
                 self._keys[interface] = endpoint.key
                 self._pending.add(interface)
-                self.host.workloads.update(_for_kernel(endpoint))
+                self.host.workloads.update(_for_kernel(endpoint, self._ruleset.has_siblings(interface)))
 
     def _tell_programmed(self, *, tables_written: bool) -> None:
         if not tables_written:
@@ -225,11 +225,12 @@ def _routing_finding(finding: cluster.Finding) -> Shortcoming:
     return Shortcoming(kind, f"{finding.subject}: {finding.text}", finding.severity, "routing")
 
 
-def _for_kernel(endpoint: rules_endpoints.LocalEndpoint) -> LocalEndpoint:
+def _for_kernel(endpoint: rules_endpoints.LocalEndpoint, siblings: bool) -> LocalEndpoint:
     return LocalEndpoint(
         key=str(endpoint.key),
         interface=endpoint.interface,
         addresses=endpoint.addresses,
         mac=endpoint.mac,
         may_spoof=bool(endpoint.spoofable),
+        siblings=siblings,
     )

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface
 
 from calico_libnetwork.docker.endpoints import HELD_ADDRESSES
-from calico_libnetwork.docker.labels import CONTAINER_ID, CONTAINER_NAME
+from calico_libnetwork.docker.labels import CONTAINER_NAME
 from calico_libnetwork.docker.profiles import NETWORK_ID, NETWORK_NAME
 from calico_libnetwork.errors import InvalidResource, NotFound
 from calico_libnetwork.model.kinds import ResourceKey
-from calico_libnetwork.model.resources import AnyResource, WorkloadEndpoint
+from calico_libnetwork.model.resources import CONTAINER_ID, AnyResource, WorkloadEndpoint
 from calico_libnetwork.policy.flow import Address
 
 Content = Mapping[ResourceKey, AnyResource | InvalidResource]

@@ -37,7 +37,7 @@ from calico_libnetwork.errors import KernelRefused
 from calico_libnetwork.model.names import INTERFACE_PREFIX
 
 WORKLOAD_METRIC = 1024
-GATEWAY_V4 = IPv4Network("169.254.1.1/32")
+GATEWAYS_V4 = IPv4Network("169.254.1.0/24")
 _GATEWAY_METRIC = 1 << 30
 _GONE = (errno.ESRCH, errno.ENODEV, errno.ENOENT)
 _INTERFACE_NOT_READY = (errno.ENETDOWN, errno.ENODEV)
@@ -175,8 +175,8 @@ class Routes:
         return Failure(route.interface, f"route to {route.destination} cannot be deleted: {answer.error}")
 
     def _want_gateway(self) -> None:
-        """The kernel answers ARP for 169.254.1.1 by proxy only if a route to it leaves by another interface."""
-        route = Route(destination=GATEWAY_V4, interface="lo", metric=_GATEWAY_METRIC)
+        """The kernel answers ARP for a gateway of containers by proxy only if a route to it leaves elsewhere."""
+        route = Route(destination=GATEWAYS_V4, interface="lo", metric=_GATEWAY_METRIC)
         if self._gateway_covered:
             self.unwant(route.key)
         else:
@@ -191,8 +191,8 @@ class Routes:
     def _is_foreign_cover(self, info: RouteInfo) -> bool:
         return (
             info.kind == RouteKind.UNICAST
-            and info.destination.version == 4
-            and GATEWAY_V4.network_address in info.destination
+            and isinstance(info.destination, IPv4Network)
+            and info.destination.supernet_of(GATEWAYS_V4)
             and info.protocol != PROTOCOL_CALICO
             and not self._links.names.get(info.index, "").startswith(INTERFACE_PREFIX)
         )

@@ -61,6 +61,7 @@ _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS, _RT
 )  # fmt: skip
 _RTAX_MTU = 2
 _RTNH_F_ONLINK, _RTM_F_CLONED = 0x4, 0x200
+SCOPE_HOST = 254
 _SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_ANY = 0, 253, 255
 _IPV6_DEFAULT_METRIC = 1024
 
@@ -214,9 +215,9 @@ def parse_link(message: Message) -> LinkInfo:
     )
 
 
-def add_address(index: int, address: IPAddress, prefix_length: int) -> Request:
+def add_address(index: int, address: IPAddress, prefix_length: int, *, scope: int = 0) -> Request:
     """Without duplicate address detection; an address that is there already stays."""
-    body = _address_body(index, address, prefix_length) + u32(_IFA_FLAGS, _IFA_F_NODAD)
+    body = _address_body(index, address, prefix_length, scope) + u32(_IFA_FLAGS, _IFA_F_NODAD)
     return Request(RTM_NEWADDR, body, CREATE | REPLACE)
 
 
@@ -237,8 +238,8 @@ def parse_address(message: Message) -> AddressInfo | None:
     return AddressInfo(index, ipaddress.ip_address(payload), prefix_length, scope)
 
 
-def _address_body(index: int, address: IPAddress, prefix_length: int) -> bytes:
-    head = _ADDRESS.pack(family_of(address), prefix_length, 0, 0, index)
+def _address_body(index: int, address: IPAddress, prefix_length: int, scope: int = 0) -> bytes:
+    head = _ADDRESS.pack(family_of(address), prefix_length, 0, scope, index)
     return head + attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
 
 

@@ -53,10 +53,11 @@ def ensure(key: str, value: str) -> bool:
     return True
 
 
-def workload_settings(interface: str, *, ipv6: bool, may_spoof: bool = False) -> dict[str, str]:
+def workload_settings(interface: str, *, ipv6: bool, may_spoof: bool = False, siblings: bool = False) -> dict[str, str]:
     """What the host end of a workload's veth needs, in the order in which it is to be written.
 
-    ``rp_filter`` follows the host's default: the real check of source addresses is a rule in our table.
+    ``rp_filter`` follows the host's default: the real check of source addresses is a rule in our table. Only where
+    addresses of ``siblings`` come in as well, it must not be in the way.
     ``route_localnet`` stays 0: with 1 a crafted packet reaches services bound to 127.0.0.0/8 on the host.
     """
     v4, v6 = f"ipv4/conf/{interface}", f"ipv6/conf/{interface}"
@@ -64,7 +65,7 @@ def workload_settings(interface: str, *, ipv6: bool, may_spoof: bool = False) ->
         f"{v4}/proxy_arp": "1",
         f"ipv4/neigh/{interface}/proxy_delay": "0",
         f"{v4}/forwarding": "1",
-        f"{v4}/rp_filter": "0" if may_spoof else read("ipv4/conf/default/rp_filter"),
+        f"{v4}/rp_filter": "0" if may_spoof else reverse_path_filter(siblings=siblings),
     }
     if ipv6_available():
         settings[f"{v6}/accept_ra"] = "0"
@@ -75,6 +76,13 @@ def workload_settings(interface: str, *, ipv6: bool, may_spoof: bool = False) ->
         settings[f"{v6}/proxy_ndp"] = "1"
         settings[f"{v6}/forwarding"] = "1"
     return settings
+
+
+def reverse_path_filter(*, siblings: bool) -> str:
+    """The kernel takes the higher of an interface's and the host's value; 2 is the highest and the one not strict."""
+    if not siblings:
+        return read("ipv4/conf/default/rp_filter")
+    return "0" if read("ipv4/conf/all/rp_filter") == "0" else "2"
 
 
 def ensure_all(settings: Mapping[str, str], reported: Mapping[str, str] | None = None) -> list[str]:

@@ -22,7 +22,7 @@ from calico_libnetwork.dataplane.kernel import Failure, Kernel
 from calico_libnetwork.dataplane.link_settings import parse_settings
 from calico_libnetwork.dataplane.links import LinkChanges, Links
 from calico_libnetwork.dataplane.neighbours import NeighbourKey, Neighbours
-from calico_libnetwork.dataplane.netlink import Socket
+from calico_libnetwork.dataplane.netlink import Request, Socket
 from calico_libnetwork.dataplane.routes import Route, Routes, block_route, workload_route
 from calico_libnetwork.dataplane.rtnetlink import IPAddress, IPNetwork
 from calico_libnetwork.errors import DataplaneError
@@ -30,17 +30,32 @@ from calico_libnetwork.errors import DataplaneError
 K = TypeVar("K")
 
 _INTERFACES_PER_TURN = 50
+_NOBODYS = IPv4Address("169.254.1.255")
+"""Link-local like the gateways, and none of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalEndpoint:
-    """``key`` orders endpoints that claim the same. ``mac`` is "" while unknown."""
+    """``key`` orders endpoints that claim the same. ``mac`` is "" while unknown.
+
+    With ``siblings`` the container has further interfaces, whose addresses may come in through this one.
+    """
 
     key: str
     interface: str
     addresses: tuple[IPAddress, ...]
     mac: str = ""
     may_spoof: bool = False
+    siblings: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What the kernel's settings of an interface depend on."""
+
+    ipv6: bool = False
+    may_spoof: bool = False
+    siblings: bool = False
 
 
 class Workloads:
@@ -217,18 +232,23 @@ class Workloads:
         self._to_configure.update(failure.interface for failure in failures)
         return failures
 
-    def _settings(self, interface: str) -> tuple[bool, bool]:
-        """Whether the interface serves IPv6, and whether its endpoint may use foreign source addresses."""
+    def _settings(self, interface: str) -> _Settings:
         keys = self._by_interface.get(interface)
         if not keys:
-            return False, False
+            return _Settings()
         endpoint = self._endpoints[min(keys)]
-        return any(address.version == 6 for address in endpoint.addresses), endpoint.may_spoof
+        ipv6 = any(address.version == 6 for address in endpoint.addresses)
+        return _Settings(ipv6, endpoint.may_spoof, endpoint.siblings)
 
 
 def single(address: IPAddress) -> IPNetwork:
     """The address as a network of its own."""
     return IPv4Network(address) if isinstance(address, IPv4Address) else IPv6Network(address)
+
+
+def _own_address(index: int) -> Request:
+    """Where the host filters by reverse path, the kernel takes packets from afar only on what has an address."""
+    return rtnetlink.add_address(index, _NOBODYS, 32, scope=rtnetlink.SCOPE_HOST)
 
 
 def _discard(index: dict[K, set[str]], key: K, member: str) -> None:
@@ -237,14 +257,17 @@ def _discard(index: dict[K, set[str]], key: K, member: str) -> None:
         del index[key]
 
 
-def _ensure_settings(kernel: Socket, interfaces: dict[str, tuple[bool, bool]]) -> list[Failure]:
+def _ensure_settings(kernel: Socket, interfaces: dict[str, _Settings]) -> list[Failure]:
     """One question for all of them: netlink reports an interface's settings with its link."""
     failures = []
     answers = kernel.exchange([rtnetlink.get_link(interface) for interface in interfaces])
-    for (interface, (ipv6, may_spoof)), answer in zip(interfaces.items(), answers, strict=True):
+    for (interface, of), answer in zip(interfaces.items(), answers, strict=True):
         try:
-            settings = sysctl.workload_settings(interface, ipv6=ipv6, may_spoof=may_spoof)
-            sysctl.ensure_all(settings, parse_settings(answer.one()))
+            settings = sysctl.workload_settings(interface, ipv6=of.ipv6, may_spoof=of.may_spoof, siblings=of.siblings)
+            link = answer.one()
+            sysctl.ensure_all(settings, parse_settings(link))
+            if settings[f"ipv4/conf/{interface}/rp_filter"] == "2" and of.siblings:
+                kernel.do(_own_address(rtnetlink.parse_link(link).index))
         except DataplaneError as error:
             failures.append(Failure(interface, str(error)))
     return failures

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from calico_libnetwork.docker.containers import COMPOSE_PROJECT, COMPOSE_SERVICE, Container
 from calico_libnetwork.docker.profiles import ANNOTATION_PREFIX, LABEL_PREFIX
 from calico_libnetwork.model.names import is_label_key, is_label_value
+from calico_libnetwork.model.resources import CONTAINER_ID
 
 CONTAINER_PREFIX = "org.projectcalico.label."
 """Of the container labels that are copied; the rest of the key is Calico's."""
 
-CONTAINER_ID = ANNOTATION_PREFIX + "container-id"
 CONTAINER_NAME = ANNOTATION_PREFIX + "container-name"
 _IMAGE = ANNOTATION_PREFIX + "container-image"
 _PROJECT = ANNOTATION_PREFIX + "compose-project"

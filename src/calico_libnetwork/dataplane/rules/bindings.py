@@ -13,6 +13,7 @@ from calico_libnetwork.dataplane.rules import names, skeleton
 from calico_libnetwork.dataplane.rules.chains import Chains, SharedChain, signature
 from calico_libnetwork.dataplane.rules.endpoints import LocalEndpoint
 from calico_libnetwork.dataplane.rules.policies import Policies
+from calico_libnetwork.dataplane.rules.siblings import Siblings
 from calico_libnetwork.dataplane.table import Table
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.selector import Selector
@@ -60,6 +61,7 @@ class Bindings:
         self._candidates: dict[str, dict[ResourceKey, _Candidate]] = {}
         self._interfaces: dict[ResourceKey, str] = {}
         self._bound: dict[str, _Binding] = {}
+        self.siblings = Siblings(table)
         self._groups: dict[tuple[LabelSet, tuple[str, ...]], _Group] = {}
         self._groups_by_labels: dict[LabelSet, set[_Group]] = {}
         self._stale_interfaces: set[str] = set()
@@ -104,7 +106,7 @@ class Bindings:
                 self._want(interface, binding.group)
         self._stale_interfaces.clear()
         self._stale_groups.clear()
-        return changed
+        return changed | self.siblings.settle(lambda interface: self._bound[interface].group.chains["egress"].name)
 
     def _rebind(self, interface: str) -> bool:
         old = self._bound.get(interface)
@@ -113,6 +115,7 @@ class Bindings:
             if old is None:
                 return False
             del self._bound[interface], self.endpoints[interface]
+            self.siblings.remove(interface)
             self._leave(interface, old)
             for name in _MAPS.values():
                 self._table.elements.unwant((name, f'"{interface}"'))
@@ -124,6 +127,7 @@ class Bindings:
         for element in binding.spoof:
             self._table.elements.want(element, "")
         self._bound[interface], self.endpoints[interface] = binding, endpoint
+        self.siblings.put(interface, endpoint)
         if old is not None:
             self._leave(interface, old, binding)
         return old is None or old.endpoint != endpoint or old.group is not binding.group
@@ -194,6 +198,7 @@ class Bindings:
         if before and any(before[direction].name != group.chains[direction].name for direction in DIRECTIONS):
             for interface in group.interfaces:
                 self._want(interface, group)
+                self.siblings.refresh(interface)
 
     def _signature(self, group: _Group, direction: Direction) -> SharedChain:
         tiers = self._policies.resolve(group.label_set, direction)

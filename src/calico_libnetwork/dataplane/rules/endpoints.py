@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from calico_libnetwork.dataplane.rules import names
 from calico_libnetwork.dataplane.rules.members import Owner
 from calico_libnetwork.model.kinds import ResourceKey
-from calico_libnetwork.model.resources import EndpointPort, HostEndpoint, NetworkSet, WorkloadEndpoint
+from calico_libnetwork.model.resources import CONTAINER_ID, EndpointPort, HostEndpoint, NetworkSet, WorkloadEndpoint
 from calico_libnetwork.policy.entity import Network, parse_network
 from calico_libnetwork.policy.findings import Finding
 from calico_libnetwork.policy.rule import PORT_PROTOCOLS, PROTOCOLS
@@ -21,7 +21,8 @@ _PORT_PROTOCOL_NAMES = {PROTOCOLS[name]: name for name in ("tcp", "udp", "sctp")
 class LocalEndpoint:
     """A workload endpoint of this node as the kernel shall know it.
 
-    ``rank`` decides between endpoints that name one interface: the lowest has it.
+    ``rank`` decides between endpoints that name one interface: the lowest has it. ``container`` is Docker's id of the
+    container, "" while that is not known.
     """
 
     key: ResourceKey
@@ -31,6 +32,7 @@ class LocalEndpoint:
     profiles: tuple[str, ...]
     spoofable: tuple[Network, ...]
     rank: tuple[str, ...]
+    container: str = ""
 
 
 def is_local(key: ResourceKey, resource: WorkloadEndpoint, node: str) -> bool:
@@ -94,6 +96,7 @@ def local_endpoint(
         profiles=tuple(spec.profiles or ()),
         spoofable=tuple(spoofable),
         rank=(spec.orchestrator, key.namespace, spec.workload or spec.pod, spec.endpoint, key.name),
+        container=resource.annotations.get(CONTAINER_ID, ""),
     )
 
 

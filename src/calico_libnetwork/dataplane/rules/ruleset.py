@@ -82,6 +82,10 @@ class Ruleset:
         """By interface, those that have theirs: not waiting for another, not ignored."""
         return self._content.bindings.endpoints if self._content else {}
 
+    def has_siblings(self, interface: str) -> bool:
+        """Whether the container of that interface has another one."""
+        return self._content is not None and self._content.bindings.siblings.have(interface)
+
 
 class _Content:
     """Everything known, and the tables it is written to."""

@@ -3,7 +3,8 @@
 A packet passes policy in steps, each a base chain of its own, so that "accept" in a policy means "on to the next
 step" whichever way the packet goes, and one chain per policy serves all of them:
 
-    prerouting   raw         the source address must be reached through the interface the packet came from
+    prerouting   raw         the source address must be reached through the interface the packet came from,
+                             or another of the same container
     forward      filter - 3  egress policy of the workload it came from
                  filter - 2  ingress policy of the workload it goes to
                  filter - 1  the mark for Docker's FORWARD chain, unless a bridge is involved: those are Docker's
@@ -32,6 +33,8 @@ MASQUERADED4, MASQUERADED6 = "masq4", "masq6"
 NODES4, NODES6 = "nodes4", "nodes6"
 TUNNEL_SOURCES4, TUNNEL_SOURCES6 = "vxlan4", "vxlan6"
 OWN_ADDRESSES = "own"
+SIBLINGS = {4: ("sibling4", "from_sibling4"), 6: ("sibling6", "from_sibling6")}
+"""By IP version: the addresses of a container's other interfaces, and the policy that what bears one meets."""
 
 VXLAN_DEVICE = "vxlan.calico"
 _VERDICT_MAP = SetSpec("map", "type ifname : verdict;")
@@ -50,10 +53,15 @@ SETS: dict[str, SetSpec] = {
     NODES6: _NETWORKS6,
     TUNNEL_SOURCES4: _NETWORKS4,
     TUNNEL_SOURCES6: _NETWORKS6,
+    SIBLINGS[4][0]: SetSpec("set", "type ifname . ipv4_addr;"),
+    SIBLINGS[6][0]: SetSpec("set", "type ifname . ipv6_addr;"),
+    SIBLINGS[4][1]: SetSpec("map", "type ifname . ipv4_addr : verdict;"),
+    SIBLINGS[6][1]: SetSpec("map", "type ifname . ipv6_addr : verdict;"),
 }
 
 # an IPv6 router hears these from anybody on its link: multicast listeners, solicitations, neighbour discovery
 _ROUTER_ICMPV6 = "icmpv6 type { 130, 131, 132, 133, 135, 136 } accept"
+_FOREIGN = "iifname PREFIX fib saddr . mark . iif oif 0"
 
 
 def want_skeleton(table: Table, arp: Table, options: Options, *, vxlan: bool) -> None:
@@ -95,7 +103,8 @@ def _raw_prerouting(options: Options, *, vxlan: bool) -> tuple[str, ...]:
     return (
         *untracked,
         *(spoofing if options.allow_spoofing else ()),
-        *_each(options, "iifname PREFIX fib saddr . mark . iif oif 0 drop"),
+        *_each(options, f"meta nfproto ipv4 {_FOREIGN} iifname . ip saddr != @{SIBLINGS[4][0]} drop"),
+        *_each(options, f"meta nfproto ipv6 {_FOREIGN} iifname . ip6 saddr != @{SIBLINGS[6][0]} drop"),
     )
 
 
@@ -111,6 +120,8 @@ def _from_workloads(options: Options) -> tuple[str, ...]:
         *chain.from_iterable(
             _each(options, f"iifname PREFIX ct state new,untracked {condition}") for condition in forbidden
         ),
+        f"iifname . ip saddr vmap @{SIBLINGS[4][1]}",
+        f"iifname . ip6 saddr vmap @{SIBLINGS[6][1]}",
         f"iifname vmap @{FROM_WORKLOAD}",
         *_each(options, "iifname PREFIX drop"),
     )
