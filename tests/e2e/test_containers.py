@@ -213,7 +213,7 @@ def test_a_chosen_interface_name_is_given_where_docker_can(host: Host, docker: D
     host.network("net1")
     chosen = "name=net1,driver-opt=com.docker.network.endpoint.ifname="
     host.docker("run", "--network", f"{chosen}wan0", "--name", "workload-A", "-tid", "busybox")
-    name = "wan0" if docker.release >= (29,) else "cali0"
+    name = "wan0" if docker.release >= (29, 8) else "cali0"
     assert f" {name}@" in host.execute("workload-A", "ip", "link")
 
     assert "interface name" in host.docker_refuses(
