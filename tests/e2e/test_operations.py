@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -88,6 +89,22 @@ def test_explain_knows_the_host_and_what_is_outside(host: Host) -> None:
     assert (denied.returncode, "no rule of the endpoint's profiles matched" in denied.stdout) == (1, True)
     unknown = host.calico_result("explain", "web", "wbe")
     assert (unknown.returncode, unknown.stderr.startswith("Error: nothing is called wbe")) == (2, True)
+
+
+@ONE_DOCKER
+def test_explain_knows_every_address_of_its_own_host(host: Host) -> None:
+    host.network("net1")
+    host.workload("web", "net1")
+    for action, reached in (("Drop", False), ("Return", True)):  # a first start has set the latter
+        spec = f"metadata: {{name: node.{host.name}}}\nspec: {{defaultEndpointToHostAction: {action}}}\n"
+        host.calico("apply", "-f", "-", text=f"apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\n{spec}")
+        for address in (host.address, "172.17.0.1"):
+            wait_for(f"{action} to be in force", partial(pings_or_not, host, address, reached=reached), seconds=5)
+            assert host.calico_result("explain", "web", address).returncode == (0 if reached else 1)
+
+
+def pings_or_not(host: Host, address: str, *, reached: bool) -> bool:
+    return host.pings("web", address) == reached
 
 
 TRACES = "nft list ruleset; iptables-save; ip6tables-save; ip route; ip -6 route; ls /var/lib /run /run/docker/plugins"

@@ -109,7 +109,11 @@ def test_an_unreadable_policy_is_said_to_be_one() -> None:
     broken = ResourceKey("GlobalNetworkPolicy", "broken")
     explanation = _explainer(*_ENDPOINTS, (broken, InvalidResource("x"))).explain(WEB)
     assert not explanation.allowed
-    assert _told(explanation.ingress)[0] == ("broken", "", "it cannot be read, so it allows nothing")
+    assert _told(explanation.ingress)[0] == (
+        "broken",
+        "",
+        "it cannot be read, so it allows nothing (a node that has read it before keeps to that)",
+    )
     partly = _policy("broken", selector="(", types=["Egress"])
     explanation = _explainer(*_ENDPOINTS, partly).explain(WEB)
     assert (explanation.egress.allowed, explanation.ingress.allowed) == (False, True)
@@ -134,6 +138,15 @@ def test_the_own_host_is_closed_unless_configured_and_always_reaches_in() -> Non
     option = worlds.document("FelixConfiguration", "node.n1", {"defaultEndpointToHostAction": "Return"})
     assert _explainer(*_ENDPOINTS, node, option).explain(flow).allowed
     assert _explainer(*_ENDPOINTS, node, _policy("none")).explain(Flow(host, ONE, 6)).allowed
+
+
+def test_a_host_has_more_addresses_than_its_node_tells() -> None:
+    bridge = IPv4Address("172.17.0.1")
+    content = {key: decode(key, msgspec.json.encode(value)) for key, value in _ENDPOINTS}
+    there, flow = Explainer(content, RulesSettings(), {"n1": [bridge]}), Flow(ONE, bridge, 6, 1024, 53)
+    assert not there.explain(flow).allowed
+    assert "ask with the address and port of its container" in there.explain(flow).egress.deciding.reason
+    assert Explainer(content, RulesSettings(), {"n2": [bridge]}).explain(flow).allowed
 
 
 def test_tunnels_of_a_workloads_own_are_denied_before_policy() -> None:

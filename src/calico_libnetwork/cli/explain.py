@@ -12,8 +12,9 @@ from typing import Any
 import click
 
 from calico_libnetwork.cli.flow_ends import Content, End, find_end
+from calico_libnetwork.cli.host_addresses import host_addresses
 from calico_libnetwork.cli.session import Session, pass_session
-from calico_libnetwork.errors import CalicoError, InvalidResource
+from calico_libnetwork.errors import CalicoError, InvalidResource, Unreadable
 from calico_libnetwork.model import kinds
 from calico_libnetwork.model.kinds import KINDS, ResourceKey
 from calico_libnetwork.model.resources import AnyResource
@@ -99,14 +100,15 @@ def explain(
     try:
         content = session.run(_read(session))
         ends = find_end(source, content), find_end(destination, content)
-        told = [*_explanations(content, *ends, packet=Packet(**asked), versions=versions or (4, 6))]
+        explainer = Explainer(content, RulesSettings(), {session.config.nodename: host_addresses()})
+        told = [*_explanations(explainer, *ends, packet=Packet(**asked), versions=versions or (4, 6))]
     except CalicoError as error:
         raise CannotTell(str(error)) from error
     if output == "json":
-        click.echo(json.dumps([_as_json(each) for each, _ in told], indent=2))
+        click.echo(json.dumps([_as_json(each) for each in told], indent=2))
     else:
-        click.echo("\n\n".join("\n".join(_lines(each, *ends, explainer)) for each, explainer in told))
-    sys.exit(0 if all(each.allowed for each, _ in told) else 1)
+        click.echo("\n\n".join("\n".join(_lines(each, *ends, explainer)) for each in told))
+    sys.exit(0 if all(each.allowed for each in told) else 1)
 
 
 async def _read(session: Session) -> Content:
@@ -119,25 +121,24 @@ async def _read(session: Session) -> Content:
             try:
                 content[key] = kinds.decode(key, item.value)
             except InvalidResource as error:
-                content[key] = error
+                content[key] = Unreadable(str(error), item.value, first=item.version == 1)
     return content
 
 
 def _explanations(
-    content: Content, source: End, destination: End, *, packet: Packet, versions: Sequence[int]
-) -> Iterator[tuple[Explanation, Explainer]]:
+    explainer: Explainer, source: End, destination: End, *, packet: Packet, versions: Sequence[int]
+) -> Iterator[Explanation]:
     shared = [version for version in versions if version in source.addresses and version in destination.addresses]
     if not shared:
         families = " or ".join(f"IPv{version}" for version in versions)
         raise CannotTell(f"{source.name} and {destination.name} have no {families} addresses in common")
-    explainer = Explainer(content, RulesSettings())
     for version in shared:
         flow = packet.flow(source, destination, version)
         if flow.source == flow.destination:
             raise CannotTell(f"{source.name} and {destination.name} are the same: what it sends itself never leaves it")
         if explainer.membership.workload(flow.source) is explainer.membership.workload(flow.destination) is None:
             raise CannotTell(f"neither {flow.source} nor {flow.destination} is a workload: no policy is asked")
-        yield explainer.explain(flow), explainer
+        yield explainer.explain(flow)
 
 
 def _number(text: str, version: int) -> int:

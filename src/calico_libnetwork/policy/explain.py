@@ -6,7 +6,7 @@ an agent is in sync. Whether it does is tested with real packets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,10 +14,11 @@ from calico_libnetwork.errors import InvalidResource
 from calico_libnetwork.model import resources
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.resources import DEFAULT_ALLOW_PROFILE, AnyResource
-from calico_libnetwork.policy.flow import Flow
+from calico_libnetwork.policy.flow import Address, Flow
 from calico_libnetwork.policy.membership import Membership
 from calico_libnetwork.policy.mismatch import mismatch
 from calico_libnetwork.policy.resolver import (
+    POLICY_KINDS,
     CompiledPolicy,
     CompiledProfile,
     ResolvedTier,
@@ -29,10 +30,10 @@ from calico_libnetwork.policy.resolver import (
     resolve,
     unreadable_policy,
 )
-from calico_libnetwork.policy.rule import UDP, Direction, RuleMatch
+from calico_libnetwork.policy.rule import PORT_PROTOCOLS, UDP, Direction, RuleMatch
 from calico_libnetwork.policy.settings import Options, RulesSettings, read_options
+from calico_libnetwork.policy.unreadable import stand_in
 
-_POLICY_KINDS = ("GlobalNetworkPolicy", "NetworkPolicy")
 _IPIP = 4
 _ENDING = ("allow", "deny", "pass")
 
@@ -82,9 +83,17 @@ class Explanation:
 
 
 class Explainer:
-    """``content`` is everything of the kinds that policy depends on; others do no harm."""
+    """``content`` is everything of the kinds that policy depends on; others do no harm.
 
-    def __init__(self, content: Mapping[ResourceKey, AnyResource | InvalidResource], settings: RulesSettings) -> None:
+    ``hosts`` are addresses of nodes, by name, besides those that their Nodes tell.
+    """
+
+    def __init__(
+        self,
+        content: Mapping[ResourceKey, AnyResource | InvalidResource],
+        settings: RulesSettings,
+        hosts: Mapping[str, Collection[Address]] | None = None,
+    ) -> None:
         self._settings = settings
         self._configurations = {
             key: resource.spec
@@ -96,14 +105,15 @@ class Explainer:
         self._policies: list[CompiledPolicy] = []
         for key, resource in content.items():
             self._compile(key, resource)
-        self.membership = Membership(content, self._profiles)
+        self.membership = Membership(content, self._profiles, hosts or {})
 
     def explain(self, flow: Flow) -> Explanation:
         return Explanation(flow, self._egress(flow), self._ingress(flow))
 
     def _compile(self, key: ResourceKey, resource: AnyResource | InvalidResource) -> None:
-        if key.kind in _POLICY_KINDS:
-            self._policies.append(_compiled_policy(key, resource))
+        if key.kind in POLICY_KINDS:
+            policy = _compiled_policy(key, resource)
+            self._policies += [policy] if policy is not None else []
         elif isinstance(resource, InvalidResource):
             return
         elif key.kind == "Tier":
@@ -124,6 +134,8 @@ class Explainer:
             return judgement
         action = options.endpoint_to_host
         reason = f"{flow.destination} is the workload's own host, and defaultEndpointToHostAction is {action.title()}"
+        if flow.protocol in PORT_PROTOCOLS:
+            reason += " (where Docker publishes the port, ask with the address and port of its container instead)"
         step = Step("", None, None, "deny" if action == "drop" else "allow", reason)
         steps = (*judgement.steps, step)
         return Judgement("egress", endpoint, node, allowed=action != "drop", steps=steps, others=judgement.others)
@@ -161,7 +173,13 @@ class Explainer:
     def _tier_steps(self, tier: ResolvedTier, flow: Flow, direction: Direction) -> Iterator[Step]:
         for policy in tier.policies:
             if not policy.readable:
-                yield Step(tier.name, policy.key, None, "", "it cannot be read, so it allows nothing")
+                yield Step(
+                    tier.name,
+                    policy.key,
+                    None,
+                    "",
+                    "it cannot be read, so it allows nothing (a node that has read it before keeps to that)",
+                )
             for step in self._rules(policy.rules[direction], flow, tier.name, policy.key):
                 yield step
                 if step.verdict in _ENDING:
@@ -203,9 +221,9 @@ class Explainer:
             yield Step(policy.tier, policy.key, None, "", reason)
 
 
-def _compiled_policy(key: ResourceKey, resource: AnyResource | InvalidResource) -> CompiledPolicy:
+def _compiled_policy(key: ResourceKey, resource: AnyResource | InvalidResource) -> CompiledPolicy | None:
     if isinstance(resource, InvalidResource):
-        return unreadable_policy(key)
+        return stand_in(key, resource)
     policy = cast("resources.Policy", resource)
     try:
         return compile_policy(key, policy)[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import ip_address
 
 from calico_libnetwork.errors import InvalidResource
@@ -25,8 +25,13 @@ _SET_KINDS = ("GlobalNetworkSet", "NetworkSet")
 
 
 class Membership:
+    """``hosts``: by node, addresses of the host besides those in its Node."""
+
     def __init__(
-        self, content: Mapping[ResourceKey, AnyResource | InvalidResource], profiles: Mapping[str, CompiledProfile]
+        self,
+        content: Mapping[ResourceKey, AnyResource | InvalidResource],
+        profiles: Mapping[str, CompiledProfile],
+        hosts: Mapping[str, Collection[Address]],
     ) -> None:
         self._identities = Identities(profiles)
         self._by_address: dict[Address, list[ResourceKey]] = {}
@@ -34,7 +39,7 @@ class Membership:
         self._ports: dict[ResourceKey, tuple[EndpointPort, ...]] = {}
         self._workloads: dict[ResourceKey, Identity] = {}
         self._nodes: dict[ResourceKey, str] = {}
-        self._node_addresses: dict[str, set[Address]] = {}
+        self._node_addresses = {node: set(addresses) for node, addresses in hosts.items()}
         for key, resource in sorted(content.items(), key=lambda item: item[0]):
             if not isinstance(resource, InvalidResource):
                 self._add(key, resource)
@@ -89,7 +94,7 @@ class Membership:
             bgp = spec.bgp
             texts = [bgp.ipv4_address, bgp.ipv6_address] if bgp else []
             texts += [address.address for address in spec.addresses or ()]
-            self._node_addresses[key.name] = set(_addresses(tuple(filter(None, texts))))
+            self._node_addresses.setdefault(key.name, set()).update(_addresses(tuple(filter(None, texts))))
 
     def _own(
         self, key: ResourceKey, identity: Identity, addresses: list[Address], ports: tuple[EndpointPort, ...] | None
