@@ -92,6 +92,30 @@ def _node_address(version: int) -> tuple[Read, str]:
     return read, f"an IPv{version} address, with or without prefix length, autodetect or none"
 
 
+def _autodetection(version: int) -> tuple[Read, str]:
+    """As calico/node has them."""
+
+    def read(text: str) -> str:
+        kind, _, listed = text.partition("=")
+        values = [value.strip() for value in listed.split(",")]
+        allowed = text == "first-found" or (
+            kind == "cidr" and all(ipaddress.ip_network(value, strict=False).version == version for value in values)
+        )
+        allowed |= kind in {"interface", "skip-interface"} and all(map(_is_expression, values))
+        if not allowed and not (kind == "can-reach" and re.fullmatch(r"\S+", listed)):
+            raise ValueError
+        return text
+
+    return read, "first-found, can-reach=HOST, interface=REGEX,…, skip-interface=REGEX,… or cidr=CIDR,…"
+
+
+def _is_expression(text: str) -> bool:
+    try:
+        return bool(text and re.compile(text))
+    except re.error:
+        return False
+
+
 def _matching(pattern: re.Pattern[str]) -> Read:
     def read(text: str) -> str:
         if pattern.fullmatch(text) is None:
@@ -152,6 +176,8 @@ class Config:
     nodename: str = _setting("", "NODENAME", _node_name, "a lower-case DNS name of at most 166 characters")
     ip: str = _setting("", "IP", *_node_address(4))
     ip6: str = _setting("", "IP6", *_node_address(6))
+    ip_autodetection_method: str = _setting("first-found", "IP_AUTODETECTION_METHOD", *_autodetection(4))
+    ip6_autodetection_method: str = _setting("first-found", "IP6_AUTODETECTION_METHOD", *_autodetection(6))
     ipv4pool_cidr: ipaddress.IPv4Network | None = _setting(None, "CALICO_IPV4POOL_CIDR", *_network(4))
     ipv6pool_cidr: ipaddress.IPv6Network | None = _setting(None, "CALICO_IPV6POOL_CIDR", *_network(6))
     no_default_pools: bool = _setting(False, "NO_DEFAULT_POOLS", _boolean, "true or false")

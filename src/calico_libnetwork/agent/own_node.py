@@ -15,14 +15,15 @@ from typing import Protocol, cast
 
 import structlog
 
-from calico_libnetwork.dataplane.addresses import first_found
+from calico_libnetwork.dataplane import autodetection
+from calico_libnetwork.dataplane.addresses import IPInterface
 from calico_libnetwork.dataplane.links import Links
 from calico_libnetwork.datastore.resources import Resources
 from calico_libnetwork.errors import CalicoError
 from calico_libnetwork.model.ipam_keys import Address, Network, Version
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.resources import IPPool
-from calico_libnetwork.routing.cluster import FAMILIES, Family
+from calico_libnetwork.routing.cluster import Family
 from calico_libnetwork.routing.node import NodeWishes, desired_node
 from calico_libnetwork.routing.router import Routing
 
@@ -68,9 +69,9 @@ class Ipam(Protocol):
 
 
 class OwnNode:
-    """``settings``: ``IP`` and ``IP6`` as configured. ``want`` what routing needs, ``run`` keeps it so.
+    """``settings``: ``IP`` and ``IP6`` as configured; ``methods``: how an address is found where they name none.
 
-    ``is_ours`` is False while a calico/node on this host has the Node.
+    ``want`` what routing needs, ``run`` keeps it so. ``is_ours`` is False while a calico/node on this host has the Node.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class OwnNode:
         node: str,
         links: Links,
         settings: Mapping[Family, str],
+        methods: Mapping[Family, str],
         is_ours: Callable[[], bool],
     ) -> None:
         self._resources = resources
@@ -88,6 +90,7 @@ class OwnNode:
         self._node = node
         self._links = links
         self._settings = settings
+        self._methods = methods
         self._is_ours = is_ours
         self._routing: Routing | None = None
         self._wake = asyncio.Event()
@@ -119,8 +122,11 @@ class OwnNode:
 
     async def _settle(self, routing: Routing) -> None:
         tunnels = await self._tunnel_addresses(routing.tunnels_wanted)
+        detected = await detect(self._links, self._methods)
         wishes = replace(
-            wishes_of_host(self._node, self._links, self._settings), routes=routing.decision.mode, tunnels=tunnels
+            wishes_of_host(self._node, self._links, self._settings, detected),
+            routes=routing.decision.mode,
+            tunnels=tunnels,
         )
         await self._resources.update(
             ResourceKey("Node", self._node),
@@ -162,12 +168,17 @@ def _serves(pool: IPPool, tunnel: _Tunnel) -> bool:
     return used and "Tunnel" in (pool.spec.allowed_uses or ("Tunnel",))
 
 
-def wishes_of_host(node: str, links: Links, settings: Mapping[Family, str]) -> NodeWishes:
+async def detect(links: Links, methods: Mapping[Family, str]) -> dict[Family, IPInterface]:
+    return await autodetection.detect(methods, lambda: ([*links.by_name.values()], [*links.addresses]))
+
+
+def wishes_of_host(
+    node: str, links: Links, settings: Mapping[Family, str], detected: Mapping[Family, IPInterface]
+) -> NodeWishes:
     """What the host's interfaces and the settings say of the Node's addresses."""
-    found = {family: first_found(links.by_name.values(), links.addresses, family) for family in FAMILIES}
     return NodeWishes(
         name=node,
         settings=settings,
-        detected={family: place.address for family, place in found.items() if place is not None},
+        detected=detected,
         held=tuple(ip_interface((info.address, info.prefix_length)) for info in links.addresses),
     )

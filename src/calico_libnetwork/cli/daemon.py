@@ -19,12 +19,12 @@ from prometheus_client import CollectorRegistry
 from calico_libnetwork.agent.dataplane import Dataplane
 from calico_libnetwork.agent.loop import Agent
 from calico_libnetwork.agent.metrics import AgentMetrics
-from calico_libnetwork.agent.own_node import OwnNode, wishes_of_host
+from calico_libnetwork.agent.own_node import OwnNode, detect, wishes_of_host
 from calico_libnetwork.agent.programmed import ProgrammedEndpoints
 from calico_libnetwork.cli.session import FILE, SOCKET, open_etcd
 from calico_libnetwork.config import Config
 from calico_libnetwork.dataplane import mtu, sysctl
-from calico_libnetwork.dataplane.addresses import IPAddress, of_uplinks
+from calico_libnetwork.dataplane.addresses import IPAddress, IPInterface, of_uplinks
 from calico_libnetwork.dataplane.kernel import Kernel
 from calico_libnetwork.dataplane.links import Links
 from calico_libnetwork.dataplane.veth import VethPairs
@@ -200,7 +200,8 @@ class Daemon:
 
     async def _become_ready(self, datastore: Datastore, cache: Cache, links: Links, dataplane: Dataplane) -> None:
         """Once: what the first start makes, then the drivers, then whatever waits for them."""
-        first = first_start(self._config, links, node_is_ours=not dataplane.passive)
+        detected = await detect(links, _detection_methods(self._config))
+        first = first_start(self._config, links, detected, node_is_ours=not dataplane.passive)
         started = await self._initialise(datastore, first)
         await cache.in_sync.wait()
         await cache.refresh(started.written)  # it may have listed before, and the first call would not find them
@@ -211,6 +212,7 @@ class Daemon:
             node=self._config.nodename,
             links=links,
             settings=_address_settings(self._config),
+            methods=_detection_methods(self._config),
             is_ours=lambda: not self._felix_has_the_host(),
         )
         built = assembly.assemble(
@@ -285,10 +287,12 @@ class Daemon:
             return started
 
 
-def first_start(config: Config, links: Links, *, node_is_ours: bool) -> FirstStart:
+def first_start(
+    config: Config, links: Links, detected: Mapping[Family, IPInterface], *, node_is_ours: bool
+) -> FirstStart:
     """Of this host as it is now; a calico/node that runs here makes its own Node."""
     routes = "direct" if config.routes == "auto" else config.routes
-    wishes = replace(wishes_of_host(config.nodename, links, _address_settings(config)), routes=routes)
+    wishes = replace(wishes_of_host(config.nodename, links, _address_settings(config), detected), routes=routes)
 
     def node_document(stored: Document | None) -> Document:
         if stored is not None:
@@ -312,6 +316,10 @@ def first_start(config: Config, links: Links, *, node_is_ours: bool) -> FirstSta
 
 def _address_settings(config: Config) -> dict[Family, str]:
     return {4: config.ip, 6: config.ip6}
+
+
+def _detection_methods(config: Config) -> dict[Family, str]:
+    return {4: config.ip_autodetection_method, 6: config.ip6_autodetection_method}
 
 
 async def _supervised(name: str, work: Work) -> None:

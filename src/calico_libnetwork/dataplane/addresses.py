@@ -1,4 +1,4 @@
-"""Which of this host's addresses the other hosts use for it, found as calico/node's ``first-found`` does. Pure."""
+"""This host's addresses: which may be one that the other hosts use for it. Pure."""
 
 from __future__ import annotations
 
@@ -31,13 +31,22 @@ class Found:
 
 def of_uplinks(links: Iterable[LinkInfo], addresses: Iterable[AddressInfo]) -> set[IPAddress]:
     """Every address this host may speak from to others; tunnels' and containers' come and go with them."""
-    uplinks = {link.index for link in links if not _NOT_AN_UPLINK.match(link.name)}
+    uplinks = {link.index for link in links if is_uplink(link)}
     return {info.address for info in addresses if info.index in uplinks and _is_for_others(info, info.address.version)}
 
 
 def first_found(links: Collection[LinkInfo], addresses: Iterable[AddressInfo], version: Literal[4, 6]) -> Found | None:
-    """The first usable address of the first usable interface, in the order of the kernel's indices."""
-    usable = {link.index: link for link in links if link.up and not _NOT_AN_UPLINK.match(link.name)}
+    """As calico/node's method of that name."""
+    return chosen([link for link in links if is_uplink(link)], addresses, version)
+
+
+def is_uplink(link: LinkInfo) -> bool:
+    return not _NOT_AN_UPLINK.match(link.name)
+
+
+def chosen(links: Collection[LinkInfo], addresses: Iterable[AddressInfo], version: Literal[4, 6]) -> Found | None:
+    """The first usable address of the first of the interfaces that is up, in the order of the kernel's indices."""
+    usable = {link.index: link for link in links if link.up}
     candidates = sorted(
         (info for info in addresses if info.index in usable and _is_for_others(info, version)),
         key=lambda info: (info.index, int(info.address)),
