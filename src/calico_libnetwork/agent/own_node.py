@@ -71,7 +71,7 @@ class Ipam(Protocol):
 class OwnNode:
     """``settings``: ``IP`` and ``IP6`` as configured; ``methods``: how an address is found where they name none.
 
-    ``want`` what routing needs, ``run`` keeps it so. ``is_ours`` is False while a calico/node on this host has the Node.
+    ``want`` what routing needs, ``run`` keeps it so. ``is_ours``: False while a calico/node on this host has the Node.
     """
 
     def __init__(
