@@ -29,6 +29,7 @@ from calico_libnetwork.docker.labelling import Labelling
 from calico_libnetwork.docker.labels import NOTHING_KNOWN
 from calico_libnetwork.docker.networks import Networks, timestamp
 from calico_libnetwork.docker.profiles import NETWORK_ID, NETWORK_NAME
+from calico_libnetwork.docker.published_ports import published_ports
 from calico_libnetwork.docker.removals import Removals, Remover
 from calico_libnetwork.docker.returns import Returns
 from calico_libnetwork.docker.sandboxes import Sandboxes
@@ -137,6 +138,9 @@ class NetworkDriver:
             self._chosen_names[request.endpoint_id] = chosen_name
         for address in addresses:
             self._in_flight.end(address)
+        if ports := published_ports(request.options):
+            text = "no port is published; use the container's own address"
+            _log.warning(text, endpoint=request.endpoint_id[:12], ports=ports)
         answer = messages.EndpointInterface(mac_address="" if interface.mac_address else mac)
         return messages.CreatedEndpoint(interface=answer)
 
