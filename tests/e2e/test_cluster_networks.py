@@ -80,7 +80,7 @@ def is_one(cluster: Cluster, name: str) -> bool:
 @pytest.fixture(scope="module")
 def whole_cluster(lab: Lab) -> Iterator[Cluster]:
     with etcd_in(lab) as etcd:
-        hosts = [lab.host(docker) for docker in reversed(dockers())]
+        hosts = [lab.host(docker) for docker in (dockers()[-1], dockers()[1], dockers()[0])]
         for host in hosts:
             host.plugin.start(ETCD_ENDPOINTS=etcd.endpoint)
         yield Cluster(hosts, etcd)
