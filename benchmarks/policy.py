@@ -1,10 +1,12 @@
-"""Our own work from resources to nftables text, and nft's for the same final ruleset, in one run.
+"""Our own work from resources to nftables, and nft's for the same final ruleset, in one run.
 
     python -m benchmarks.policy [--endpoints 1000 10000] [--policies 100 1000] [--rounds 5]
 
 For every combination: the first full load, one endpoint more, one policy changed that selects ten endpoints and one
-that selects all, and the resident memory. With root, the final ruleset is loaded by ``nft -f`` into a network
-namespace of its own, and each of the changes by its transaction, through the product's writer.
+that selects all. With root, the changes are written into a network namespace of its own by the product's writer, in
+the agent's order: the closed skeleton, then the load, with the garbage collector off. After each of the three loads
+the final ruleset is loaded once more by ``nft -f``. What it takes through the whole agent, and its memory, is
+measured by ``benchmarks.in_force`` in a process of its own.
 Every endpoint has a profile (50 of them) and the labels role (one of a hundred) and app (one of ten in each role);
 policy i selects one role, or for every fifth one app, and allows from the endpoints of another role.
 """
@@ -23,19 +25,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from calico_libnetwork.dataplane.nft import Nft
-from calico_libnetwork.dataplane.nft_program import Plan, render, replacement
-from calico_libnetwork.dataplane.nftables import TableWriter
+from calico_libnetwork.dataplane.nft_program import render, replacement
+from calico_libnetwork.dataplane.nftables import TableWriter, apply_together
 from calico_libnetwork.dataplane.rules import Ruleset, RulesSettings
 from calico_libnetwork.dataplane.table import Table
 from calico_libnetwork.model.kinds import ResourceKey, decode
 from calico_libnetwork.model.resources import AnyResource
 
+LOADS = 3
 _CLONE_NEWNET = 0x40000000
 
 Item = tuple[ResourceKey, bytes]
@@ -122,65 +126,107 @@ class Kernel:
     """Writes the subject's tables for real; without root it only pretends that they are written."""
 
     def __init__(self, subject: Subject, nft: Nft | None) -> None:
-        self.subject = subject
-        tables = (subject.table, subject.arp)
-        self._writers = [TableWriter(nft, table) for table in tables] if nft else []
+        self.tables = (subject.table, subject.arp)
+        self._nft = nft
+        self._writers = [TableWriter(nft, table) for table in self.tables] if nft else []
+
+    async def close(self) -> None:
+        for writer in self._writers:
+            await writer.ensure_closed()
 
     async def apply(self) -> float | None:
-        started = time.perf_counter()
-        for writer in self._writers:
-            await writer.apply()
-        if not self._writers:
-            for table in (self.subject.table, self.subject.arp):
+        if self._nft is None:
+            for table in self.tables:
                 replacement(table).settle(table)
             return None
+        started = time.perf_counter()
+        await apply_together(self._nft, self._writers)
         return (time.perf_counter() - started) * 1000
+
+    def load_plainly(self) -> float:
+        """Everything as one program through the nft command, in the place of what is there."""
+        nft_command("".join(f"delete table {table.family} {table.name}\n" for table in self.tables))
+        text = "".join(render(table, replacement(table)) for table in self.tables)
+        return milliseconds(lambda: nft_command(text))
+
+    def delete(self) -> None:
+        nft_command("".join(f"delete table {table.family} {table.name}\n" for table in self.tables))
+
+
+@dataclass
+class Load:
+    subject: Subject
+    kernel: Kernel
+    ours: float
+    written: float | None
+    plain: float | None
+
+    @property
+    def factor(self) -> float:
+        return (self.ours + (self.written or 0)) / self.plain if self.plain else 0
+
+
+async def full_load(endpoints: int, policies: int, nft: Nft | None) -> Load:
+    items = list(cluster(endpoints, policies))
+    subject = Subject()
+    kernel = Kernel(subject, nft)
+    await kernel.close()
+    gc.collect()
+    gc.disable()
+    ours = milliseconds(lambda: subject.take(items))
+    written = await kernel.apply()
+    gc.enable()
+    return Load(subject, kernel, ours, written, kernel.load_plainly() if nft else None)
 
 
 async def measure(endpoints: int, policies: int, rounds: int, nft: Nft | None) -> dict[str, Any]:
-    loaded = [list(cluster(endpoints, policies))]
-    gc.collect()
-    before = resident_megabytes()
-    subject = Subject()
-    kernel = Kernel(subject, nft)
     result: dict[str, Any] = {"endpoints": endpoints, "policies": policies}
-    result["full load, ours"] = milliseconds(lambda: subject.take(loaded.pop()))
-    result["full load, nft -f"] = plain_load(subject.table) if nft else None
-    result["full load, written"] = await kernel.apply()
-    gc.collect()
-    result["memory over start"] = resident_megabytes() - before
-    result["memory"] = resident_megabytes()
-    changes: dict[str, Callable[[int], Item]] = {
+    loads: list[Load] = []
+    for _ in range(LOADS):
+        if loads and nft:
+            loads[-1].kernel.delete()
+        loads.append(await full_load(endpoints, policies, nft))
+    result["full load, ours"] = statistics.median(load.ours for load in loads)
+    result["full load, written"] = statistics.median(load.written or 0 for load in loads)
+    result["full load, nft -f"] = statistics.median(load.plain or 0 for load in loads)
+    result["full load, times nft -f"] = statistics.median(load.factor for load in loads)
+    result |= await changes(loads[-1], endpoints, rounds)
+    tables = loads[-1].kernel.tables
+    for kind in ("chains", "sets", "elements"):
+        result[kind] = sum(len(getattr(table, kind).desired) for table in tables)
+    return result
+
+
+async def changes(load: Load, endpoints: int, rounds: int) -> dict[str, float]:
+    subject, kernel = load.subject, load.kernel
+    result: dict[str, float] = {}
+    made: dict[str, Callable[[int], Item]] = {
         "one endpoint more": lambda round_: endpoint(endpoints + round_),
         "a rule of a policy selecting 10": lambda round_: policy(5, port=1000 + round_),
         "a policy's selector, 10 endpoints": lambda round_: policy(5, f"app == 'a{round_}'"),
         "a rule of a policy selecting all": lambda round_: policy(0, "all()", port=1000 + round_),
     }
     subject.take([policy(0, "all()")])
-    result["a policy's selector, all endpoints"] = None
     await kernel.apply()
-    for name, change in changes.items():
+    for name, change in made.items():
         own, written = [], []
         for round_ in range(rounds):
             item = change(round_)
             own.append(milliseconds(lambda item=item: subject.take([item])))  # type: ignore[misc]
-            written.append(await kernel.apply())
+            written.append(await kernel.apply() or 0)
         result[name] = statistics.median(own)
-        result[f"{name}, written"] = statistics.median([value for value in written if value is not None] or [0])
+        result[f"{name}, written"] = statistics.median(written)
     result["a policy's selector, all endpoints"] = milliseconds(lambda: subject.take([policy(0)]))
-    result["a policy's selector, all endpoints, written"] = await kernel.apply()
-    sizes = (len(subject.table.chains.desired), len(subject.table.sets.desired), len(subject.table.elements.desired))
-    result["chains, sets, elements"] = "{}, {}, {}".format(*sizes)
+    result["a policy's selector, all endpoints, written"] = await kernel.apply() or 0
     return result
 
 
-def plain_load(table: Table) -> float:
-    """The whole table as one program through the nft command, and away again."""
-    plan: Plan = replacement(table)
-    text = render(table, plan)
-    spent = milliseconds(lambda: nft_command(text))
-    nft_command(f"delete table {table.family} {table.name}\n")
-    return spent
+def through_agent(endpoints: int, policies: int) -> dict[str, Any]:
+    """In a process of its own, whose memory is then the agent's."""
+    command = [sys.executable, "-m", "benchmarks.in_force", "--json"]
+    command += ["--endpoints", str(endpoints), "--policies", str(policies)]
+    result: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return result
 
 
 def nft_command(text: str) -> None:
@@ -196,7 +242,8 @@ async def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "no network namespace of our own")
     async with Nft() as nft:
-        return await all_of_them(nft)
+        results = await all_of_them(nft)
+    return [result | through_agent(result["endpoints"], result["policies"]) for result in results]
 
 
 def main() -> None:

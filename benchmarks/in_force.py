@@ -1,0 +1,161 @@
+"""From the datastore's write to rules, route and neighbour in force, through the agent as the process runs it.
+
+    sudo .venv/bin/python -m benchmarks.in_force [--endpoints 10000] [--policies 1000] [--rounds 50]
+
+The cluster of ``benchmarks.policy`` in an embedded datastore on the disk, in a network namespace of its own, with an
+interface for each endpoint. Its agent starts, then one endpoint more is written at a time, its interface being there
+already as Docker's CreateEndpoint leaves it; the clock stops at the word that the plugin's Join waits for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.policy import Item, cluster, endpoint, resident_megabytes
+from prometheus_client import CollectorRegistry
+
+from calico_libnetwork.agent.last_readable import LastReadable
+from calico_libnetwork.agent.loop import Agent
+from calico_libnetwork.agent.metrics import AgentMetrics
+from calico_libnetwork.agent.programmed import ProgrammedEndpoints
+from calico_libnetwork.dataplane.kernel import Kernel
+from calico_libnetwork.datastore.cache import Cache
+from calico_libnetwork.datastore.protocol import TRANSACTION_LIMIT, Put, Transaction
+from calico_libnetwork.datastore.sqlite import SqliteDatastore
+from calico_libnetwork.health import Report
+from calico_libnetwork.routing.bird import Bird
+from calico_libnetwork.routing.router import Router
+
+_CLONE_NEWNET = 0x40000000
+_LONGEST = 300.0
+
+
+@dataclass
+class Running:
+    store: SqliteDatastore
+    programmed: ProgrammedEndpoints
+    load_seconds: float
+
+
+def ip(*lines: str) -> None:
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+
+
+def make_interfaces(count: int) -> None:
+    """Two to a pair, and no addresses of the kernel's own making, which nobody needs here."""
+    Path("/proc/sys/net/ipv6/conf/default/addr_gen_mode").write_text("1")
+    pairs = [(f"cali{number:08x}", f"cali{number + 1:08x}") for number in range(0, count, 2)]
+    ip("link set lo up", *(f"link add {first} up type veth peer name {second}" for first, second in pairs))
+    ip(*(f"link set {second} up" for _, second in pairs))
+
+
+def empty_namespace() -> None:
+    """The kernel looks through all of these for every interface that goes with a namespace."""
+    for command in (
+        "nft flush ruleset",
+        "ip -4 route flush table main",
+        "ip -6 route flush table main",
+        "ip -4 neighbour flush nud permanent",
+        "ip -6 neighbour flush nud permanent",
+    ):
+        subprocess.run(command.split(), check=True)
+
+
+async def write(store: SqliteDatastore, items: Iterable[Item]) -> None:
+    operations = [Put(key.path, value) for key, value in items]
+    for start in range(0, len(operations), TRANSACTION_LIMIT):
+        await store.commit(Transaction([], operations[start : start + TRANSACTION_LIMIT]))
+
+
+@asynccontextmanager
+async def agent(directory: Path, *, endpoints: int, policies: int) -> AsyncIterator[Running]:
+    store = await SqliteDatastore.open(directory / "calico.db")
+    await write(store, cluster(endpoints, policies))
+    cache = Cache(store, ["/calico/"])
+    programmed = ProgrammedEndpoints()
+    async with Kernel() as kernel, Bird(directory, kernel) as bird:
+        made = Agent(
+            cache,
+            kernel,
+            node="n1",
+            router=Router(node="n1", setting="none"),
+            bird=bird,
+            on_routing=lambda _routing: None,
+            on_addresses=lambda: None,
+            programmed=programmed,
+            report=Report("agent"),
+            metrics=AgentMetrics(CollectorRegistry()),
+            last_readable=LastReadable(directory / "last-readable.json"),
+        )
+        async with made.host:
+            await made.close()
+            started = time.perf_counter()
+            tasks = [asyncio.create_task(made.run()), asyncio.create_task(cache.run())]
+            async with asyncio.timeout(_LONGEST):
+                while len(programmed) < endpoints:  # noqa: ASYNC110 - one at a time is announced, and this is for all
+                    await asyncio.sleep(0.01)
+            yield Running(store, programmed, time.perf_counter() - started)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    await store.close()
+
+
+async def measure(*, endpoints: int, policies: int, rounds: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as directory:
+        async with agent(Path(directory), endpoints=endpoints, policies=policies) as running:
+            await asyncio.sleep(1)
+            times = [await one_more(running, endpoints + round_) for round_ in range(rounds)]
+            return {
+                "agent: first load, all in force, s": running.load_seconds,
+                "agent: one endpoint more in force, p50": statistics.median(times),
+                "agent: one endpoint more in force, p99": statistics.quantiles(times, n=100)[98],
+                "agent: memory": resident_megabytes(),
+            }
+
+
+async def one_more(running: Running, number: int) -> float:
+    """Milliseconds."""
+    item = endpoint(number)
+    started = time.perf_counter()
+    await write(running.store, [item])
+    if not await running.programmed.wait(item[0], _LONGEST):
+        raise RuntimeError(f"{item[0]} never came into force")
+    spent = (time.perf_counter() - started) * 1000
+    await asyncio.sleep(0.02)
+    return spent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--endpoints", type=int, default=10_000)
+    parser.add_argument("--policies", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    if ctypes.CDLL(None).unshare(_CLONE_NEWNET) != 0:
+        parser.error("a network namespace of its own needs root")
+    make_interfaces(arguments.endpoints + arguments.rounds)
+    counts = {name: getattr(arguments, name) for name in ("endpoints", "policies", "rounds")}
+    result = asyncio.run(measure(**counts))
+    empty_namespace()
+    print(
+        json.dumps(result)
+        if arguments.json
+        else "\n".join(f"{name:<48}{value:>16.2f}" for name, value in result.items())
+    )
+
+
+if __name__ == "__main__":
+    main()
