@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -38,6 +39,16 @@ async def test_both_ends_have_mac_and_mtu_and_the_host_end_is_up(namespace: Name
     assert "02:00:00:00:00:01" in peer
     assert "mtu 1410" in peer
     assert str(veth.gateway_v6) == "fe80::ecee:eeff:feee:eeee"
+
+
+async def test_host_end_has_a_carrier_before_docker_takes_the_other_where_felix_wants_one(
+    namespace: Namespace, veths: VethPairs
+) -> None:
+    await veths.create(SPEC)
+    assert "NO-CARRIER" in namespace.run("ip", "link", "show", SPEC.host_name)
+    await veths.delete(SPEC.host_name)
+    await veths.create(replace(SPEC, carrier=True))
+    assert "LOWER_UP" in namespace.run("ip", "link", "show", SPEC.host_name)
 
 
 async def test_host_end_has_every_setting(namespace: Namespace, veths: VethPairs) -> None:

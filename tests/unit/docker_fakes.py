@@ -59,6 +59,7 @@ class FakeVeths:
 @dataclass
 class FakeStatus:
     programmed: bool = True
+    needs_carrier: bool = False
     asked: list[ResourceKey] = field(default_factory=list)
 
     async def wait(self, key: ResourceKey, timeout: float) -> bool:  # noqa: ASYNC109 - the seam's own

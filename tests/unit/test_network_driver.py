@@ -99,6 +99,16 @@ async def test_create_endpoint_chooses_a_local_unicast_mac_and_says_which(tmp_pa
     assert answer.interface.address == answer.interface.address_ipv6 == ""
 
 
+async def test_interface_has_a_carrier_before_join_where_felix_reports_nothing_without_one(tmp_path: Path) -> None:
+    async with running_host(tmp_path) as host:
+        await host.drivers.network.create_endpoint(endpoint())
+        assert not host.veths.present["cali8f3a01b2c3d"].carrier
+    async with running_host(tmp_path / "beside-felix") as host:
+        host.status.needs_carrier = True
+        await host.drivers.network.create_endpoint(endpoint())
+        assert host.veths.present["cali8f3a01b2c3d"].carrier
+
+
 async def test_a_users_mac_is_kept_and_not_answered(tmp_path: Path) -> None:
     async with running_host(tmp_path) as host:
         answer = await host.drivers.network.create_endpoint(endpoint(mac="0A:00:00:00:00:07"))

@@ -68,6 +68,11 @@ class Dataplane:
         self._report.say("Felix programs this host", ready=True)
         await asyncio.Event().wait()
 
+    @property
+    def needs_carrier(self) -> bool:
+        """Felix takes an interface without a carrier for one that is down, and reports nothing of it."""
+        return self.passive
+
     async def wait(self, key: ResourceKey, timeout: float) -> bool:  # noqa: ASYNC109 - an answer, not an error
         """Whether the endpoint was in force within ``timeout`` seconds."""
         return await (self._felix if self.passive else self._programmed).wait(key, timeout)

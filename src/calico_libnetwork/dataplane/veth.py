@@ -38,7 +38,10 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VethSpec:
-    """``ipv6``: the workload has an IPv6 address and needs a gateway of that family."""
+    """``ipv6``: the workload has an IPv6 address and needs a gateway of that family.
+
+    ``carrier``: the container's end is up, too, until it is moved, so that the host end is one that packets can pass.
+    """
 
     host_name: str
     peer_name: str
@@ -46,6 +49,7 @@ class VethSpec:
     mtu: int
     ipv6: bool = True
     may_spoof: bool = False
+    carrier: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +180,15 @@ def _configure(kernel: Socket, made: Message, spec: VethSpec) -> Veth:
     """
     settings = sysctl.workload_settings(spec.host_name, ipv6=spec.ipv6, may_spoof=spec.may_spoof)
     sysctl.ensure_all(settings, parse_settings(made))
-    index = rtnetlink.parse_link(made).index
-    upped, found = kernel.exchange([rtnetlink.set_link(index, up=True), rtnetlink.get_link(spec.host_name)])
-    if upped.error is not None:
-        raise DataplaneError(f"interface {spec.host_name} cannot be set up: {upped.error}") from upped.error
-    return Veth(index, _gateway(rtnetlink.parse_link(found.one()), spec))
+    host = rtnetlink.parse_link(made)
+    ends = [host.index, host.peer] if spec.carrier and host.peer else [host.index]
+    *upped, found = kernel.exchange(
+        [*(rtnetlink.set_link(index, up=True) for index in ends), rtnetlink.get_link(spec.host_name)]
+    )
+    for answer in upped:
+        if answer.error is not None:
+            raise DataplaneError(f"interface {spec.host_name} cannot be set up: {answer.error}") from answer.error
+    return Veth(host.index, _gateway(rtnetlink.parse_link(found.one()), spec))
 
 
 def _gateway(link: rtnetlink.LinkInfo, spec: VethSpec) -> IPv6Address | None:

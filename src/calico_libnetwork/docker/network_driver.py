@@ -67,6 +67,11 @@ class Veths(Remover, Protocol):
 
 
 class EndpointStatus(Protocol):
+    @property
+    def needs_carrier(self) -> bool:
+        """Whether an endpoint counts as in force only while both ends of its interface are up."""
+        ...
+
     async def wait(self, key: ResourceKey, timeout: float) -> bool:  # noqa: ASYNC109 - an answer, not an error
         """Whether routes and rules of the endpoint were in force within ``timeout`` seconds."""
         ...
@@ -223,6 +228,7 @@ class NetworkDriver:
             peer_mac=mac,
             mtu=self._settings.veth_mtu(),
             ipv6=any(address.version == 6 for address in addresses),
+            carrier=self._status.needs_carrier,
         )
         await self._removals.finish(spec.host_name)
         async with AsyncExitStack() as undo:
