@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 import stat
 from collections.abc import Generator
 from contextlib import aclosing
@@ -84,6 +86,15 @@ async def test_owner_that_stops_ends_watches_at_once(path: Path) -> None:
         with pytest.raises(DatastoreUnavailable, match="does not answer"):
             await remote.get(["/a"])
     await remote.close()
+
+
+async def test_a_client_that_is_gone_already_is_no_error(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(MemoryDatastore(), path):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(b"POST /watch HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n")
+        await (await RemoteDatastore.open(path)).close()  # connections are accepted in order
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_large_contents_pass(path: Path) -> None:

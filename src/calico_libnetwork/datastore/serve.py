@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -124,8 +124,12 @@ def _watch(datastore: Datastore) -> Callable[[web.Request], Awaitable[web.Stream
     async def answer(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         response.content_type = wire.CONTENT_TYPE
-        await response.prepare(request)
-        asked = decode(await request.read())
+        with suppress(ConnectionResetError):  # of a command that is done already
+            await response.prepare(request)
+            await write(response, decode(await request.read()))
+        return response
+
+    async def write(response: web.StreamResponse, asked: wire.Watch) -> None:
         try:
             async with aclosing(datastore.watch(asked.prefixes, asked.start_revision)) as batches:
                 async for batch in batches:
@@ -133,7 +137,6 @@ def _watch(datastore: Datastore) -> Callable[[web.Request], Awaitable[web.Stream
         except DatastoreError as error:
             await response.write(_framed(_failure(error)))
         await response.write_eof()
-        return response
 
     return answer
 
