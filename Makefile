@@ -19,6 +19,7 @@ RUN_PACKAGES := iproute2 iptables nftables
 DEMO_PACKAGES := busybox-static iputils-ping
 TEST_PACKAGES := bird2 busybox-static etcd-client etcd-server iputils-ping libdevmapper1.02.1 libseccomp2 netcat-openbsd
 BENCH_PACKAGES := iperf3
+BENCH := $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py))
 
 # What is quick comes first, real daemons last
 TEST_FOLDERS := $(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py))
@@ -56,9 +57,9 @@ test-system: root venv test-packages  ## datastores and the kernel, in network n
 test-e2e: root venv test-packages  ## real Docker 20.10, 26.1 and 28.5 daemons (root); ARGS is handed to pytest
 	$(BIN)/pytest tests/e2e $(ARGS)
 
-bench: root venv test-packages  ## life cycles, start-up and throughput, beside Docker's bridge driver (root)
+bench: root venv test-packages  ## all benchmarks in 10 minutes, or BENCH=policy alone; ARGS is handed to each (root)
 	@scripts/install_packages.sh $(BENCH_PACKAGES)
-	$(BIN)/python -m benchmarks.lifecycle $(ARGS)
+	@for name in $(BENCH); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS); done
 
 etcd-stubs: venv  ## generate etcd's messages from src/calico_libnetwork/datastore/etcd.proto
 	cd src && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. calico_libnetwork/datastore/etcd.proto
@@ -80,6 +81,7 @@ run-packages:
 test-packages: run-packages
 	@scripts/install_packages.sh $(TEST_PACKAGES)
 	@$(PYTHON) scripts/fetch_dockers.py $(CACHE)
+	@$(PYTHON) -m scripts.fetch_bird3 $(CACHE)
 
 .venv/.ready: requirements.lock pyproject.toml
 	@scripts/install_packages.sh python3-venv

@@ -29,7 +29,7 @@ def main() -> None:
         return
     cache.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=cache) as work:
-        options = _update(Path(work), missing)
+        options = private_lists(Path(work), missing)
         for suite in missing:
             version = _unpack(suite, Path(work), cache / suite, options)
             print(f"Docker {version} of Debian {suite} is in {cache / suite}", flush=True)
@@ -40,8 +40,8 @@ def main() -> None:
         (programs / name).symlink_to(Path("..") / "bookworm" / target)
 
 
-def _update(work: Path, suites: list[str]) -> list[str]:
-    """Private package lists of ``suites``; returns the options that make apt use them."""
+def private_lists(work: Path, suites: list[str]) -> list[str]:
+    """Package lists of ``suites`` in ``work``; returns the options that make apt use them."""
     (work / "lists" / "partial").mkdir(parents=True)
     sources = work / "sources.list"
     sources.write_text("".join(f"deb [signed-by={KEYRING}] {MIRROR} {suite} main\n" for suite in suites))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -139,6 +138,7 @@ class Lab:
     workloads: Workloads
     directory: Path
     stack: AsyncExitStack
+    program: str
     hosts: dict[str, Host] = field(default_factory=dict)
     resources: dict[Any, Any] = field(default_factory=dict)
 
@@ -192,11 +192,10 @@ class Lab:
         return made
 
     def bird(self, directory: str, namespace: Namespace, kernel: Kernel) -> Bird:
-        """The BIRD of the path, or of the variable ``BIRD``: the tests hold for every supported version."""
         return Bird(
             self.directory / directory,
             kernel,
-            command=("nsenter", f"--net={namespace.path}", os.environ.get("BIRD", "bird")),
+            command=("nsenter", f"--net={namespace.path}", self.program),
             namespace=Path(namespace.path),
         )
 
@@ -249,6 +248,9 @@ class Lab:
 
 
 @asynccontextmanager
-async def lab_in(namespace: Namespace, workloads: Workloads, directory: Path) -> AsyncIterator[Lab]:
+async def lab_in(
+    namespace: Namespace, workloads: Workloads, directory: Path, *, bird: str = "bird"
+) -> AsyncIterator[Lab]:
+    """``bird``: the program."""
     async with AsyncExitStack() as stack:
-        yield Lab(namespace, workloads, directory, stack)
+        yield Lab(namespace, workloads, directory, stack, bird)
