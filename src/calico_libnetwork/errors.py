@@ -3,6 +3,7 @@
     CalicoError                      one sentence for the user: the object and the remedy
     ├── ConfigError                  a setting is wrong; stops the start
     ├── InvalidResource              an object is not what Calico's validator accepts
+    │   └── Unreadable               it is stored as it is; ``value`` is what was found
     ├── NotFound                     the named object does not exist
     ├── AlreadyExists                the named object exists and was to be created
     ├── Refused                      a Docker request asks for what this driver does not do
@@ -37,6 +38,15 @@ class ConfigError(CalicoError):
 
 class InvalidResource(CalicoError):
     pass
+
+
+class Unreadable(InvalidResource):
+    """A stored ``value`` that is none of its kind; ``first``: under its key there was no other before."""
+
+    def __init__(self, message: str, value: bytes, *, first: bool) -> None:
+        super().__init__(message)
+        self.value = value
+        self.first = first
 
 
 class NotFound(CalicoError):

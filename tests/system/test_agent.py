@@ -15,6 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from calico_libnetwork.agent.dataplane import Dataplane
+from calico_libnetwork.agent.last_readable import LastReadable
 from calico_libnetwork.agent.loop import Agent
 from calico_libnetwork.agent.metrics import AgentMetrics
 from calico_libnetwork.agent.programmed import ProgrammedEndpoints
@@ -103,6 +104,7 @@ async def running(
             programmed=programmed,
             report=report,
             metrics=AgentMetrics(CollectorRegistry()),
+            last_readable=LastReadable(directory / "last-readable.json"),
         )
         dataplane = Dataplane(
             agent, bird, setting="auto", programmed=programmed, report=report, **{"find": lambda: None, **felix}

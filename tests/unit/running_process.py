@@ -31,6 +31,7 @@ PARTS: dict[str, Any] = {
     "dataplane": "built-in",
     "agent": {"endpoints": 0, "programmed": 0, "failures": [], "findings": []},
     "obstacles": [],
+    "unreadable": [],
     "routing": ROUTING,
 }
 

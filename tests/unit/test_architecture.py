@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[2] / "src" / PACKAGE
 ROWS = [
     {"", "errors"},
     {"model"},
-    {"health", "policy", "dataplane.delta", "datastore.protocol"},
+    {"health", "state_file", "policy", "dataplane.delta", "datastore.protocol"},
     {"dataplane.table"},
     {"dataplane.rules"},
     {"datastore", "dataplane"},
@@ -26,7 +26,7 @@ ROWS = [
     {"cli"},
     {"__main__"},
 ]
-LEAVES = {"calicoctl_file", "config", "health", "log"}  # know nothing but errors and each other
+LEAVES = {"calicoctl_file", "config", "health", "log", "state_file"}  # know nothing but errors and each other
 PURE = {"model", "policy", "dataplane.delta", "dataplane.table", "dataplane.rules"}
 IMPURE = {"asyncio", "aiohttp", "aiodocker", "grpc", "pyroute2", "sqlite3", "subprocess", "threading", "time"}
 GENERATED = {"etcd_pb2.py"}

@@ -256,6 +256,7 @@ def test_the_screen_shows_pools_networks_and_findings(calico: Command, tmp_path:
         "networks     net1  2 endpoints on 2 nodes",
         "refused      none",
         "obstacles    none",
+        "unreadable   none",
         "findings     GlobalNetworkPolicy(p): http is not enforced",
     ]
     assert told["networks"] == [{"name": "net1", "endpoints": 2, "nodes": 2}]

@@ -19,7 +19,7 @@ def test_a_deprecated_variable_is_said_once_at_the_start(monkeypatch: pytest.Mon
         served.append(settings.etcd_endpoints)
 
     monkeypatch.setattr(run, "_front", lambda: SimpleNamespace(serve=serve))
-    monkeypatch.setattr(run.log, "configure", lambda **_: None)
+    monkeypatch.setattr("calico_libnetwork.log.configure", lambda **_: None)
     with capture_logs() as lines:
         CliRunner().invoke(run.run, [], env={"ETCD_AUTHORITY": "10.0.0.1:2379", "NODENAME": "host-a"})
     assert served == [("http://10.0.0.1:2379",)]

@@ -334,21 +334,35 @@ def test_felix_configuration_sets_the_tunnel_and_the_nodes_own_wins() -> None:
     assert (device.vni, device.port, device.mtu) == (7, 8472, 1300)
 
 
-def test_an_unreadable_resource_is_absent_and_reported() -> None:
+def test_of_what_becomes_unreadable_the_last_readable_version_stays() -> None:
     made = direct()
     claim(made, "b", "10.66.0.64/26")
-    assert made.desired().routes
-    made.update(ResourceKey("IPPool", "pool4"), InvalidResource("IPPool(pool4) is not readable: no"))
-    assert routes(made) == {}
-    assert findings(made) == ["IPPool(pool4): IPPool(pool4) is not readable: no; it is taken as absent"]
+    before = routes(made)
+    assert before.keys() == {"10.66.0.64/26"}
+    for key in (ResourceKey("IPPool", "pool4"), ResourceKey("Node", "b"), ResourceKey("Node", "a")):
+        made.update(key, InvalidResource("no"))
+    assert routes(made) == before
     tell(made, pool("pool4", "10.66.0.0/16"))
-    assert routes(made).keys() == {"10.66.0.64/26"}
+    assert routes(made) == before
+
+
+def test_an_unreadable_resource_of_routing_alone_is_reported() -> None:
+    made = direct()
+    peer = ResourceKey("BGPPeer", "peer")
+    made.update(peer, InvalidResource("no"))
+    assert findings(made) == ["BGPPeer(peer): it cannot be read; it is left out"]
+    tell(made, resource("BGPPeer", "peer", {"peerIP": "192.0.2.9", "asNumber": 64512}))
+    assert findings(made) == []
+    made.update(peer, InvalidResource("no"))
+    assert findings(made) == ["BGPPeer(peer): it cannot be read; its last readable version stays in force"]
+    made.update(peer, None)
     assert findings(made) == []
 
 
-def test_an_unreadable_resource_that_routing_does_not_use_is_for_others_to_report() -> None:
+@pytest.mark.parametrize("kind", ["GlobalNetworkPolicy", "IPPool", "Node"])
+def test_an_unreadable_resource_that_policy_uses_is_for_policy_to_report(kind: str) -> None:
     made = direct()
-    made.update(ResourceKey("GlobalNetworkPolicy", "p"), InvalidResource("GlobalNetworkPolicy(p) is not readable: no"))
+    made.update(ResourceKey(kind, "x"), InvalidResource("no"))
     assert findings(made) == []
 
 

@@ -12,7 +12,7 @@ import pytest
 from calico_libnetwork.dataplane.rules import Ruleset, RulesSettings
 from calico_libnetwork.dataplane.rules.matching import rule_texts
 from calico_libnetwork.dataplane.table import Table
-from calico_libnetwork.errors import InvalidResource
+from calico_libnetwork.errors import InvalidResource, Unreadable
 from calico_libnetwork.model.kinds import ResourceKey, decode
 from calico_libnetwork.model.resources import Rule
 from calico_libnetwork.policy.findings import Finding
@@ -326,6 +326,40 @@ def test_an_unreadable_policy_keeps_its_last_readable_version() -> None:
     host.delete(ResourceKey("GlobalNetworkPolicy", "a"))
     assert host.path(1, "ingress") == [_CONNTRACK, "accept", "drop"]
     assert host.findings() == []
+
+
+def test_a_version_that_was_read_stays_though_nothing_was_rendered_between() -> None:
+    host = Host()
+    host.put_workload(1, profiles=["projectcalico-default-allow"])
+    host.put("GlobalNetworkPolicy", "a", {"types": ["Ingress"], "ingress": [{"action": "Allow", "protocol": "TCP"}]})
+    host.break_("GlobalNetworkPolicy", "a")
+    assert host.path(1, "ingress") == [_CONNTRACK, "meta l4proto tcp accept", "drop", "accept", "drop"]
+    assert [finding.text for finding in host.ruleset.findings] == [
+        "it cannot be read; its last readable version stays in force"
+    ]
+
+
+def test_of_a_policy_never_readable_only_what_its_selector_says_is_closed() -> None:
+    host = Host()
+    for number, role in ((1, "db"), (2, "web")):
+        host.put_workload(number, labels={"role": role}, profiles=["projectcalico-default-allow"])
+    key = ResourceKey("GlobalNetworkPolicy", "a")
+    document = {"spec": {"selector": "role == 'db'", "types": ["Ingress"], "ingress": "all"}}
+    for _ in range(2):
+        host.ruleset.update(key, Unreadable("x", msgspec.json.encode(document), first=False))
+        assert host.path(1, "ingress") == [_CONNTRACK, "drop", "accept", "drop"]
+        for number, direction in ((1, "egress"), (2, "ingress"), (2, "egress")):
+            assert host.path(number, direction) == [_CONNTRACK, "accept", "drop"]
+        assert [finding.text for finding in host.ruleset.findings] == [
+            "it cannot be read; it denies, where its selector says, what the rest of its tier does not allow"
+        ]
+    host.ruleset.update(key, Unreadable("x", b"{", first=False))
+    assert host.path(2, "egress") == [_CONNTRACK, "drop", "accept", "drop"]
+    host.ruleset.update(key, Unreadable("x", b"{", first=True))
+    assert host.path(1, "ingress") == [_CONNTRACK, "accept", "drop"]
+    assert [finding.text for finding in host.ruleset.findings] == [
+        "it cannot be read; it has never been a policy and is left out"
+    ]
 
 
 def test_a_policy_never_readable_closes_its_tier_on_every_endpoint() -> None:

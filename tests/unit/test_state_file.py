@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from calico_libnetwork.docker.state_file import StateFile
+from calico_libnetwork.state_file import StateFile
 
 
 async def test_a_burst_of_changes_is_one_write_of_the_last_state(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from calico_libnetwork.docker import daemon, scope, state_file, watcher
+from calico_libnetwork import state_file
+from calico_libnetwork.docker import daemon, scope, watcher
 from calico_libnetwork.docker.containers import Container, ContainerTable
 from calico_libnetwork.docker.daemon import Daemon
 from calico_libnetwork.docker.identity import Identities

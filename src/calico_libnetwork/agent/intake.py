@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from calico_libnetwork.agent.last_readable import LastReadable
 from calico_libnetwork.datastore.protocol import Event, KeyValue
-from calico_libnetwork.errors import InvalidResource
+from calico_libnetwork.errors import InvalidResource, Unreadable
 from calico_libnetwork.model import kinds
 from calico_libnetwork.model.kinds import ResourceKey
+from calico_libnetwork.model.names import workload_endpoint_prefix
 from calico_libnetwork.model.resources import AnyResource
+from calico_libnetwork.policy.resolver import require_selectors
 
 BLOCKS = "/calico/ipam/v2/host/"
 """Prefix of the block affinities."""
 
 
 class ResourceConsumer(Protocol):
-    def update(self, key: ResourceKey, resource: AnyResource | InvalidResource | None) -> None: ...
+    def update(self, key: ResourceKey, resource: AnyResource | InvalidResource | None) -> None:
+        """Of what becomes unreadable, the last readable version stays."""
+        ...
 
 
 class BlockConsumer(Protocol):
@@ -24,39 +29,85 @@ class BlockConsumer(Protocol):
 
 
 class Intake:
-    """Decodes every change once. A value nobody can read is handed on as the error it is: policy closes on it."""
+    """Decodes every change once. A value nobody can read is handed on as the error it is, and ``note`` is told.
 
-    def __init__(self, resources: Iterable[ResourceConsumer], blocks: Iterable[BlockConsumer]) -> None:
+    The version before it goes first where the consumers cannot know that: after a start.
+    """
+
+    def __init__(
+        self,
+        resources: Iterable[ResourceConsumer],
+        blocks: Iterable[BlockConsumer],
+        *,
+        node: str,
+        note: Callable[[KeyValue, str], None],
+        last_readable: LastReadable,
+    ) -> None:
         self._resources = tuple(resources)
         self._blocks = tuple(blocks)
+        self._note = note
+        self._last_readable = last_readable
+        self._own = workload_endpoint_prefix(node)
+        self._readable: dict[str, KeyValue] = {}  # but for other nodes' workload endpoints, which are many
 
     def take_all(self, items: Iterable[KeyValue]) -> None:
-        for item in items:
-            self._put(item.key, item)
+        """Everything there is, once, before anything else."""
+        unreadable = {item.key for item in items if self._put(item.key, item) is False}
+        self._last_readable.keep_only(unreadable)
 
     def take(self, events: Iterable[Event]) -> bool:
         """Whether one of them concerns anybody here."""
-        concerned = [self._put(event.key, event.current) for event in events]
+        concerned = [self._put(event.key, event.current) is not None for event in events]
         return any(concerned)
 
-    def _put(self, path: str, current: KeyValue | None) -> bool:
+    def _put(self, path: str, current: KeyValue | None) -> bool | None:
+        """Whether it can be read; None if it concerns nobody."""
         key = kinds.parse_path(path)
         if key is not None:
-            resource = _decoded(key, current)
-            for consumer in self._resources:
-                consumer.update(key, resource)
-            return True
+            return self._put_resource(key, path, current)
         if path.startswith(BLOCKS):
             for blocks in self._blocks:
                 blocks.update_block(path, None if current is None else current.value)
             return True
-        return False
-
-
-def _decoded(key: ResourceKey, current: KeyValue | None) -> AnyResource | InvalidResource | None:
-    if current is None:
         return None
-    try:
-        return kinds.decode(key, current.value)
-    except InvalidResource as error:
-        return error
+
+    def _put_resource(self, key: ResourceKey, path: str, current: KeyValue | None) -> bool:
+        before = self._readable.pop(path, None)
+        if current is None:
+            self._last_readable.drop(path)
+            self._hand_on(key, None)
+            return True
+        try:
+            resource = _decoded(key, current.value)
+        except InvalidResource as error:
+            self._note(current, str(error))
+            self._bring_back(key, path, before)
+            self._hand_on(key, Unreadable(str(error), current.value, first=current.version == 1))
+            return False
+        if key.kind != "WorkloadEndpoint" or key.name.startswith(self._own):
+            self._readable[path] = current
+        self._last_readable.drop(path)
+        self._hand_on(key, resource)
+        return True
+
+    def _bring_back(self, key: ResourceKey, path: str, before: KeyValue | None) -> None:
+        if before is not None:
+            self._last_readable.put(path, before.value)
+            return
+        value = self._last_readable.get(path)
+        if value is not None:
+            try:
+                self._hand_on(key, _decoded(key, value))
+            except InvalidResource:
+                self._last_readable.drop(path)  # another release of this program could read it
+
+    def _hand_on(self, key: ResourceKey, resource: AnyResource | InvalidResource | None) -> None:
+        for consumer in self._resources:
+            consumer.update(key, resource)
+
+
+def _decoded(key: ResourceKey, value: bytes) -> AnyResource:
+    """Raises ``InvalidResource``, also for a policy of which nobody can tell where it applies."""
+    resource = kinds.decode(key, value)
+    require_selectors(key, resource)
+    return resource

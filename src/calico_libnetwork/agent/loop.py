@@ -20,6 +20,7 @@ import structlog
 
 from calico_libnetwork.agent.host import Host
 from calico_libnetwork.agent.intake import Intake
+from calico_libnetwork.agent.last_readable import LastReadable
 from calico_libnetwork.agent.metrics import AgentMetrics
 from calico_libnetwork.agent.programmed import ProgrammedEndpoints
 from calico_libnetwork.dataplane.kernel import Failure, Kernel
@@ -69,6 +70,7 @@ class Agent:
         programmed: ProgrammedEndpoints,
         report: Report,
         metrics: AgentMetrics,
+        last_readable: LastReadable,
     ) -> None:
         self._cache = cache
         self._router = router
@@ -77,12 +79,20 @@ class Agent:
         self._programmed = programmed
         self._report = report
         self._metrics = metrics
+        metrics.unreadable.set_function(lambda: len(cache.unreadable))
         self._wake = asyncio.Event()
         settings = RulesSettings()
         self._ruleset = Ruleset(node=node, settings=settings)
         self.host = Host(kernel, accept_mark=settings.accept_mark, wake=self._wake.set, on_addresses=on_addresses)
         self._routing = HostRouting(router, kernel, links=self.host.links, bird=bird)
-        self._intake = Intake([self._ruleset, router], [router])
+        self._last_readable = last_readable
+        self._intake = Intake(
+            [self._ruleset, router],
+            [router],
+            node=node,
+            note=cache.unreadable.note,
+            last_readable=last_readable,
+        )
         self._keys: dict[str, ResourceKey] = {}  # of the endpoint that holds each interface
         self._pending: set[str] = set()  # interfaces whose endpoint is not in force yet
         self._blocks: tuple[IPNetwork, ...] = ()
@@ -106,6 +116,7 @@ class Agent:
                 await self._reconcile()
         finally:
             unsubscribe()
+            await self._last_readable.close()
 
     def status(self) -> dict[str, Any]:
         """For ``/status``."""
@@ -120,6 +131,7 @@ class Agent:
         """The first round, over everything there is, and none of it garbage: what it makes lives as long as we do."""
         gc.disable()
         try:
+            self._last_readable.load()
             self._intake.take_all(self._cache.under("/calico/"))
             self.host.distrust()
             self._wake.clear()
@@ -196,7 +208,8 @@ class Agent:
         if current == self._findings:
             return
         for finding in sorted(current - self._findings):
-            _log.warning("not enforced as written", finding=finding.sentence, severity=finding.severity)
+            if finding.feature != "unreadable":  # which is said already, whoever comes across it
+                _log.warning("not enforced as written", finding=finding.sentence, severity=finding.severity)
         self._findings = current
         self._metrics.findings.clear()
         for finding in current:
@@ -222,7 +235,7 @@ def _finding(finding: Finding) -> Shortcoming:
 
 def _routing_finding(finding: cluster.Finding) -> Shortcoming:
     kind = finding.subject.partition("(")[0]
-    return Shortcoming(kind, f"{finding.subject}: {finding.text}", finding.severity, "routing")
+    return Shortcoming(kind, f"{finding.subject}: {finding.text}", finding.severity, finding.feature)
 
 
 def _for_kernel(endpoint: rules_endpoints.LocalEndpoint, siblings: bool) -> LocalEndpoint:

@@ -27,3 +27,6 @@ class AgentMetrics:
             ["kind", "feature"],
             registry=registry,
         )
+        self.unreadable = Gauge(
+            "calico_libnetwork_unreadable_values", "Values in the datastore that nobody can read.", registry=registry
+        )

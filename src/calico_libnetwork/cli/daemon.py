@@ -17,6 +17,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from calico_libnetwork.agent.dataplane import Dataplane
+from calico_libnetwork.agent.last_readable import LastReadable
 from calico_libnetwork.agent.loop import Agent
 from calico_libnetwork.agent.metrics import AgentMetrics
 from calico_libnetwork.agent.own_node import OwnNode, detect, wishes_of_host
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 PREFIXES = ("/calico/resources/v3/projectcalico.org/", "/calico/ipam/v2/", "/calico-libnetwork/v1/")
 CONTAINERS_FILE = "containers.json"
+LAST_READABLE_FILE = "last-readable.json"
 RESTART_SECONDS = 1.0
 _TOOLS = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 
@@ -135,6 +137,7 @@ class Daemon:
     def _add_parts(self, cache: Cache, agent: Agent, dataplane: Dataplane) -> None:
         """Of ``/status``."""
         self._health.add_part("datastore", lambda: _describe(cache))
+        self._health.add_part("unreadable", cache.unreadable.sentences)
         self._health.add_part("docker", lambda: {"where": self._config.docker_host, "answers": self._docker.serving})
         self._health.add_part("dataplane", lambda: "Felix" if dataplane.passive else "built-in")
         self._health.add_part("agent", agent.status)
@@ -171,6 +174,7 @@ class Daemon:
             programmed=self._programmed,
             report=report,
             metrics=AgentMetrics(self._registry),
+            last_readable=LastReadable(self._config.state_directory / LAST_READABLE_FILE),
         )
 
     def _on_routing(self, routing: Routing) -> None:

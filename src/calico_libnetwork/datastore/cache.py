@@ -21,6 +21,7 @@ import structlog
 
 from calico_libnetwork.datastore.ordered import OrderedItems
 from calico_libnetwork.datastore.protocol import Datastore, Event, KeyValue, Listing, Outcome, Transaction
+from calico_libnetwork.datastore.unreadable import UnreadableValues
 from calico_libnetwork.errors import Compacted, DatastoreError, DatastoreUnavailable
 
 Listener = Callable[[Sequence[Event]], None]
@@ -48,6 +49,7 @@ class Cache:
         self._absent: dict[str, int] = {}  # key -> revision at which it was known not to exist; oldest first
         self._seen = 0  # the highest revision heard of
         self._listeners: list[Listener] = []
+        self.unreadable = UnreadableValues()
         self.in_sync = asyncio.Event()
         self.outage: str | None = "it has not been asked yet"
         self._outage_since: float | None = None
@@ -184,6 +186,7 @@ class Cache:
     def _tell(self, events: Sequence[Event]) -> None:
         if not events:
             return
+        self.unreadable.forget(event.key for event in events)
         for listener in tuple(self._listeners):
             try:
                 listener(events)

@@ -11,8 +11,6 @@ import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-import structlog
-
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.datastore.protocol import (
     Compare,
@@ -33,8 +31,6 @@ from calico_libnetwork.model.resources import AnyResource
 
 ATTEMPTS = 10
 """Tries of one compare-and-swap; each lost one means that another writer succeeded."""
-
-_log = structlog.get_logger()
 
 
 def _now() -> datetime:
@@ -149,7 +145,7 @@ class Resources:
         try:
             view = kinds.decode(key, item.value)
         except InvalidResource as error:
-            _log.warning("unreadable value in the datastore, ignored", key=item.key, reason=str(error))
+            self._cache.unreadable.note(item, str(error))
             view = None
         self._decoded[item.key] = (item, view)
         return view

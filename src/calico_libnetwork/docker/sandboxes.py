@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from calico_libnetwork.docker.state_file import StateFile
+from calico_libnetwork.state_file import StateFile
 
 _LIMIT = 254
 

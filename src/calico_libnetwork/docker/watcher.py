@@ -20,8 +20,8 @@ from calico_libnetwork.docker.containers import ContainerTable
 from calico_libnetwork.docker.daemon import Daemon
 from calico_libnetwork.docker.identity import Questions
 from calico_libnetwork.docker.scope import AnnouncedScope, kind_of
-from calico_libnetwork.docker.state_file import StateFile
 from calico_libnetwork.errors import DockerUnavailable, NotFound
+from calico_libnetwork.state_file import StateFile
 
 PAUSE = 0.25
 """Seconds between two attempts to reach the daemon."""

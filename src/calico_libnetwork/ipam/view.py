@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar, cast
 
-import structlog
-
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.datastore.protocol import Event, KeyValue
 from calico_libnetwork.errors import InvalidResource
@@ -31,8 +29,6 @@ CLUSTERS = KINDS["ClusterInformation"].prefix
 CLUSTER_KEY = ResourceKey("ClusterInformation", "default").path
 PREFIXES = (ipam_keys.IPAM_PREFIX, POOLS, RESERVATIONS, NODES, CLUSTERS)
 """What a cache has to hold for IPAM to work on it."""
-
-_log = structlog.get_logger()
 
 
 class View:
@@ -138,7 +134,7 @@ class View:
                 decoded: object = decode(item)
             except InvalidResource as error:
                 decoded = error
-                _log.error("an object in the datastore is not readable", key=item.key, reason=str(error))
+                self.cache.unreadable.note(item, str(error))
             self._decoded[item.key] = known = (item, decoded)
             self._note_full(item.key, decoded)
         if isinstance(known[1], InvalidResource):

@@ -57,6 +57,11 @@ def workload_endpoint_name(node: str, endpoint_id: str) -> str:
     return name
 
 
+def workload_endpoint_prefix(node: str) -> str:
+    """What the names of all endpoints of ``node`` begin with, and those of a few other nodes."""
+    return f"{_escape(node)}-"
+
+
 def split_workload_endpoint_name(name: str) -> tuple[str, ...]:
     """The segments of a workload endpoint's name, unescaped."""
     segments, current, position = [], "", 0

@@ -17,13 +17,14 @@ from typing import Literal
 
 from calico_libnetwork.errors import InvalidResource
 from calico_libnetwork.model.kinds import ResourceKey
-from calico_libnetwork.model.resources import DEFAULT_ALLOW_PROFILE, Labels, Policy, Profile, Tier
+from calico_libnetwork.model.resources import DEFAULT_ALLOW_PROFILE, AnyResource, Labels, Policy, Profile, Tier
 from calico_libnetwork.model.selector import Selector, conjunction, parse
 from calico_libnetwork.policy.entity import in_namespace, namespace_selector, service_account_selector
 from calico_libnetwork.policy.findings import Finding
 from calico_libnetwork.policy.rule import DIRECTIONS, Direction, RuleMatch, compile_rules
 
 DEFAULT_TIER = "default"
+POLICY_KINDS = ("GlobalNetworkPolicy", "NetworkPolicy")
 _METADATA_ANNOTATION = "projectcalico.org/metadata"
 _EVERYTHING = parse("all()")
 
@@ -46,8 +47,8 @@ class TierPlace:
 class CompiledPolicy:
     """``rules`` holds the directions the policy applies in, which may well be empty of rules.
 
-    ``readable`` is False for the stand-in of a policy that cannot be read: it has no rules, applies everywhere and
-    so leaves only the deny at the end of its tier.
+    ``readable`` is False for the stand-in of a policy that cannot be read: it has no rules and so leaves only the deny
+    at the end of its tier.
     """
 
     key: ResourceKey
@@ -106,6 +107,15 @@ def compile_policy(key: ResourceKey, resource: Policy) -> tuple[CompiledPolicy, 
         workloads=not (spec.do_not_track or spec.pre_dnat),
     )
     return compiled, findings
+
+
+def require_selectors(key: ResourceKey, resource: AnyResource) -> None:
+    """Raises ``InvalidResource`` if it is a policy of which it cannot be told where it applies."""
+    if key.kind in POLICY_KINDS:
+        try:
+            _policy_selector(key, resource)
+        except InvalidResource as error:
+            raise InvalidResource(f"{key} cannot be applied: {error}") from error
 
 
 def unreadable_policy(key: ResourceKey, resource: Policy | None = None) -> CompiledPolicy:

@@ -28,12 +28,14 @@ MAXIMUM_AS_NUMBER = 4294967295
 class Finding:
     """``subject`` names the object, ``text`` says what does not work and what to do.
 
-    ``error``: traffic or routes that the user asked for are missing; ``warning``: a part is left out.
+    ``error``: traffic or routes that the user asked for are missing; ``warning``: a part is left out. ``feature`` is a
+    word to count by.
     """
 
     severity: Literal["error", "warning"]
     subject: str
     text: str
+    feature: str = "routing"
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,7 @@ V = TypeVar("V")
 
 KINDS = ("Node", "IPPool", "BGPConfiguration", "BGPPeer", "BGPFilter", "FelixConfiguration", "WorkloadEndpoint")
 """The kinds of resource that ``Router.update`` wants to hear of."""
+_OWN_KINDS = ("BGPConfiguration", "BGPPeer", "BGPFilter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +112,14 @@ class Router:
         self._stale = True
 
     def update(self, key: ResourceKey, resource: AnyResource | InvalidResource | None) -> None:
-        """An unreadable resource counts as absent, and is reported if routing would have used it."""
+        """Of what becomes unreadable the last readable version stays; what policy uses as well is reported there."""
         if isinstance(resource, InvalidResource):
-            if key.kind in {*KINDS, "Node", "IPPool"}:
-                self._unreadable[key] = Finding("error", str(key), f"{resource}; it is taken as absent")
-            self._stale, resource = True, None
-        elif self._unreadable.pop(key, None) is not None:
+            if key.kind in _OWN_KINDS:
+                self._stale = True
+                outcome = "its last readable version stays in force" if key in self._resources else "it is left out"
+                self._unreadable[key] = Finding("error", str(key), f"it cannot be read; {outcome}", "unreadable")
+            return
+        if self._unreadable.pop(key, None) is not None:
             self._stale = True
         if key.kind == "WorkloadEndpoint":
             self._update_endpoint(key, cast("WorkloadEndpoint | None", resource))

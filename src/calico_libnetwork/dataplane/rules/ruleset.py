@@ -3,7 +3,7 @@
 ``update`` only takes note; ``render`` works through what changed since the last one, in the order of dependence:
 options, tiers, profiles, policies, owners of addresses, local endpoints, chains, sets. Its result is a function of
 the resources alone, with one exception: of a resource that becomes unreadable the last readable version stays in
-force while this process lives.
+force.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from calico_libnetwork.policy.entity import Network
 from calico_libnetwork.policy.findings import Finding
 from calico_libnetwork.policy.identities import Identities
 from calico_libnetwork.policy.resolver import (
+    POLICY_KINDS,
     CompiledProfile,
     compile_policy,
     compile_profile,
@@ -36,16 +37,14 @@ from calico_libnetwork.policy.resolver import (
 )
 from calico_libnetwork.policy.rule import DIRECTIONS
 from calico_libnetwork.policy.settings import RulesSettings, initial_options, read_options
+from calico_libnetwork.policy.unreadable import consequence, stand_in
 
 Update = AnyResource | InvalidResource | None
 
-_POLICY_KINDS = ("GlobalNetworkPolicy", "NetworkPolicy")
 _OWNER_KINDS = ("WorkloadEndpoint", "HostEndpoint", "GlobalNetworkSet", "NetworkSet")
 _STAGED_KINDS = ("StagedGlobalNetworkPolicy", "StagedNetworkPolicy", "StagedKubernetesNetworkPolicy")
-_KINDS = ("FelixConfiguration", "IPPool", "Node", "Tier", "Profile", *_POLICY_KINDS, *_OWNER_KINDS, *_STAGED_KINDS)
+_KINDS = ("FelixConfiguration", "IPPool", "Node", "Tier", "Profile", *POLICY_KINDS, *_OWNER_KINDS, *_STAGED_KINDS)
 _UNREADABLE = {
-    "GlobalNetworkPolicy": "it denies, on every endpoint, what the rest of its tier does not allow",
-    "NetworkPolicy": "it denies, on every endpoint of its namespace, what the rest of its tier does not allow",
     "Profile": "its endpoints are denied everything at its place",
     "Tier": "it sorts last and denies at its end",
 }
@@ -57,21 +56,28 @@ class Ruleset:
     def __init__(self, *, node: str, settings: RulesSettings) -> None:
         self._node = node
         self._settings = settings
-        self._changed: dict[str, dict[ResourceKey, Update]] = {kind: {} for kind in _KINDS}
+        self._changed: dict[str, dict[ResourceKey, AnyResource | None]] = {kind: {} for kind in _KINDS}
+        self._unreadable: dict[ResourceKey, InvalidResource] = {}
         self._content: _Content | None = None
 
     def update(self, key: ResourceKey, resource: Update) -> None:
-        """None: the resource is gone; ``InvalidResource``: it is there and cannot be read."""
+        """None: it is gone; ``InvalidResource``: it is there and cannot be read, so the version before stays."""
         changed = self._changed.get(key.kind)
-        if changed is not None:
+        if changed is None:
+            return
+        if isinstance(resource, InvalidResource):
+            self._unreadable[key] = resource
+        else:
             changed[key] = resource
+            self._unreadable.pop(key, None)
 
     def render(self, table: Table, arp: Table) -> frozenset[str]:
         """Brings the desired side of the tables up to date; the interfaces whose endpoint changed, came or went."""
         if self._content is None:
             self._content = _Content(self._node, self._settings, table, arp)
         changed, self._changed = self._changed, {kind: {} for kind in _KINDS}
-        return self._content.apply(changed)
+        unreadable, self._unreadable = self._unreadable, {}
+        return self._content.apply(changed, unreadable)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -116,12 +122,18 @@ class _Content:
         own = [finding for findings in self._findings.values() for finding in findings]
         return tuple(sorted((*own, *self._option_findings, *self.bindings.findings.values())))
 
-    def apply(self, changed: Mapping[str, Mapping[ResourceKey, Update]]) -> frozenset[str]:
+    def apply(
+        self,
+        changed: Mapping[str, Mapping[ResourceKey, AnyResource | None]],
+        unreadable: Mapping[ResourceKey, InvalidResource],
+    ) -> frozenset[str]:
         for kind, updates in changed.items():
             for key, update in updates.items():
                 self._apply(kind, key, update)
             if kind == "FelixConfiguration" and updates:
                 self._apply_options()
+        for key, error in unreadable.items():
+            self._apply_unreadable(key, error)
         if changed["IPPool"] or changed["Node"] or changed["FelixConfiguration"]:
             self._want_fixed_part()
         for key in self._stale_owners:
@@ -135,11 +147,9 @@ class _Content:
         self._stale_chains.clear()
         return interfaces
 
-    def _apply(self, kind: str, key: ResourceKey, update: Update) -> None:
+    def _apply(self, kind: str, key: ResourceKey, update: AnyResource | None) -> None:
         findings: list[Finding] = []
-        if isinstance(update, InvalidResource):
-            self._apply_unreadable(key, update, findings)
-        elif kind in _POLICY_KINDS:
+        if kind in POLICY_KINDS:
             self._apply_policy(key, cast("resources.Policy | None", update), findings)
         elif kind in _OWNER_KINDS:
             self._apply_owner(key, update, findings)
@@ -159,24 +169,39 @@ class _Content:
             self._findings.pop(key, None)
 
     def _apply_unreadable(
-        self, key: ResourceKey, error: InvalidResource, findings: list[Finding], policy: resources.Policy | None = None
+        self, key: ResourceKey, error: InvalidResource, policy: resources.Policy | None = None
     ) -> None:
-        known = key in self._policies.policies or key in self._owners or self._is_known(key)
-        outcome = "its last readable version stays in force" if known else _UNREADABLE.get(key.kind, "it is left out")
-        if key.kind in _POLICY_KINDS:
-            if self._settings.invalid_policy == "ignore":
-                outcome = "it is left out, as configured"
-                self._apply_policy(key, None, findings)
-            elif not known:
-                self.bindings.refresh_labels(self._policies.put(unreadable_policy(key, policy)))
-        findings.append(Finding(key, "error", "unreadable", "", f"{error}; {outcome}"))
+        """``policy`` is given if it is only its selector that cannot be read."""
+        kept: list[Finding] = []
+        if self._is_known(key):
+            kept = [found for found in self._findings.get(key, ()) if found.feature != "unreadable"]
+            outcome = "its last readable version stays in force"
+        elif key.kind in POLICY_KINDS:
+            outcome = self._stand_in(key, error, policy)
+        else:
+            outcome = _UNREADABLE.get(key.kind, "it is left out")
+        finding = Finding(key, "error", "unreadable", "", f"it cannot be read; {outcome}")
+        self._findings[key] = [*kept, finding]
 
     def _is_known(self, key: ResourceKey) -> bool:
+        if key.kind in POLICY_KINDS:
+            known = self._policies.policies.get(key)
+            return known is not None and known.readable
         if key.kind == "Profile":
             return key.name in self._policies.profiles
         if key.kind == "Tier":
             return key.name in self._policies.tiers
-        return key in self._configurations or key in self._pools or key in self._nodes
+        return any(key in known for known in (self._owners, self._configurations, self._pools, self._nodes))
+
+    def _stand_in(self, key: ResourceKey, error: InvalidResource, policy: resources.Policy | None) -> str:
+        """What becomes of it."""
+        if self._settings.invalid_policy == "ignore":
+            self.bindings.refresh_labels(self._policies.remove(key))
+            return "it is left out, as configured"
+        found = stand_in(key, error) if policy is None else unreadable_policy(key, policy)
+        changed = self._policies.remove(key) if found is None else self._policies.put(found)
+        self.bindings.refresh_labels(changed)
+        return consequence(key, found)
 
     def _apply_policy(self, key: ResourceKey, resource: resources.Policy | None, findings: list[Finding]) -> None:
         if resource is None:
@@ -185,7 +210,8 @@ class _Content:
         try:
             policy, found = compile_policy(key, resource)
         except InvalidResource as error:
-            self._apply_unreadable(key, error, findings, resource)
+            self._apply_unreadable(key, error, resource)
+            findings += self._findings[key]
             return
         findings += found
         self.bindings.refresh_labels(self._policies.put(policy))

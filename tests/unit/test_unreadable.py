@@ -1,0 +1,80 @@
+"""What stands in for a policy that cannot be read: as narrow as what can be read of it allows."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from calico_libnetwork.errors import InvalidResource, Unreadable
+from calico_libnetwork.model.kinds import ResourceKey
+from calico_libnetwork.policy.unreadable import consequence, stand_in
+
+KEY = ResourceKey("GlobalNetworkPolicy", "security.a")
+EVERYWHERE = "it denies, on every endpoint, what the rest of its tier does not allow"
+THERE = "it denies, where its selector says, what the rest of its tier does not allow"
+
+
+def found(value: bytes | str, *, key: ResourceKey = KEY, first: bool = True) -> tuple[str, str, str, str]:
+    """Tier, selector and directions of the stand-in, and what is said of it."""
+    value = value.encode() if isinstance(value, str) else value
+    policy = stand_in(key, Unreadable("x", value, first=first))
+    if policy is None:
+        return "", "", "", consequence(key, None)
+    assert not policy.readable
+    assert not any(policy.rules.values())
+    return policy.tier, policy.selector.canonical, " ".join(policy.rules), consequence(key, policy)
+
+
+def stored(**spec: Any) -> str:
+    return json.dumps({"kind": KEY.kind, "metadata": {"name": KEY.name}, "spec": spec})
+
+
+DB = {"tier": "security", "selector": "role == 'db'", "types": ["Ingress"]}
+
+
+@pytest.mark.parametrize(
+    ("spec", "tier", "selector", "directions", "said"),
+    [
+        (DB | {"ingress": 5}, "security", 'role == "db"', "ingress", THERE),
+        (DB | {"ingress": [{"action": "Allow", "unheard": 1}]}, "security", 'role == "db"', "ingress", THERE),
+        (DB | {"ingress": [], "order": "first"}, "security", 'role == "db"', "ingress", THERE),
+        (DB | {"types": "Ingress"}, "security", 'role == "db"', "ingress egress", THERE),
+        (DB | {"tier": 7}, "default", 'role == "db"', "ingress", THERE),
+        (DB | {"egress": 5, "doNotTrack": "no"}, "security", 'role == "db"', "ingress", THERE),
+        (DB | {"ingress": 5, "selector": "role ="}, "security", "all()", "ingress", EVERYWHERE),
+        (DB | {"selector": ["role"]}, "security", "all()", "ingress", EVERYWHERE),
+        (DB | {"namespaceSelector": 1}, "security", "all()", "ingress", EVERYWHERE),
+        ({"ingress": 5}, "default", "all()", "ingress egress", EVERYWHERE),
+    ],
+)  # fmt: skip
+def test_what_can_be_read_says_where_it_denies(
+    spec: dict[str, Any], tier: str, selector: str, directions: str, said: str
+) -> None:
+    for first in (True, False):
+        assert found(stored(**spec), first=first) == (tier, selector, directions, said)
+
+
+@pytest.mark.parametrize("value", [b"", b"{", b"\xff\xfe", b"null", b"[]", b"7", b"{}", b'{"spec": []}'])
+def test_what_is_no_resource_has_never_been_a_policy_if_it_is_the_first_under_its_key(value: bytes) -> None:
+    assert found(value) == ("", "", "", "it has never been a policy and is left out")
+    assert found(value, first=False) == ("security", "all()", "ingress egress", EVERYWHERE)
+
+
+def test_a_namespaced_policy_keeps_to_its_namespace() -> None:
+    key = ResourceKey("NetworkPolicy", "a", "blue")
+    _, selector, _, said = found(stored(selector="("), key=key)
+    assert (selector, said) == (
+        'projectcalico.org/namespace == "blue"',
+        "it denies, on every endpoint of its namespace, what the rest of its tier does not allow",
+    )
+    assert found(stored(selector="x == 'y'", ingress=1), key=key)[1] == (
+        '(x == "y" && projectcalico.org/namespace == "blue")'
+    )
+
+
+def test_without_the_value_nothing_is_known_of_it() -> None:
+    policy = stand_in(KEY, InvalidResource("x"))
+    assert policy is not None
+    assert (policy.tier, policy.selector.canonical, len(policy.rules)) == ("security", "all()", 2)
