@@ -1,6 +1,6 @@
 """A small file of what should survive a restart: replaced as a whole, behind the caller's back, a burst at a time.
 
-Losing the last moments of it is harmless; whoever uses it can do without.
+Losing the last moments of it is harmless to whoever does not wait for ``save``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class StateFile:
         self._changed = False
         self._closing = asyncio.Event()
         self._saving: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
 
     def read(self) -> bytes | None:
         """None if there is none yet, or it cannot be read."""
@@ -47,6 +48,14 @@ class StateFile:
         if self._saving is None:
             self._saving = asyncio.create_task(self._save(), name=f"save {self.path.name}")
 
+    async def save(self) -> None:
+        """Returns when it is written as it is now; those who come meanwhile share the next writing."""
+        self._changed = True
+        async with self._writing:
+            if self._changed:
+                self._changed = False
+                await asyncio.to_thread(self._write, self._content())
+
     async def close(self) -> None:
         """Returns when everything is written."""
         self._closing.set()
@@ -59,8 +68,8 @@ class StateFile:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(DELAY):
                         await self._closing.wait()
-                self._changed = False
-                await asyncio.to_thread(self._write, self._content())
+                if self._changed:
+                    await self.save()
         finally:
             self._saving = None
 

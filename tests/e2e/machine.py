@@ -180,13 +180,15 @@ class Process:
         return self.entered.wait(seconds)
 
 
-def ask(path: Path, target: str, *, method: str = "POST") -> str:
+def ask(path: Path, target: str, *, method: str = "POST", body: str = "", seconds: float = 2) -> str:
     """The whole HTTP answer of a unix socket; empty if nobody answers."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(2)
+        connection.settimeout(seconds)
         try:
             connection.connect(str(path))
-            connection.sendall(f"{method} {target} HTTP/1.0\r\nHost: lab\r\nContent-Length: 0\r\n\r\n".encode())
+            connection.sendall(
+                f"{method} {target} HTTP/1.0\r\nHost: lab\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+            )
             return b"".join(_chunks(connection)).decode()
         except OSError:
             return ""

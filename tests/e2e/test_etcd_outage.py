@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pytest
 
 from tests.e2e.etcd import on_etcd
-from tests.e2e.lab import Host, dockers, tail
+from tests.e2e.lab import RESOURCES, Host, dockers, tail
 from tests.e2e.machine import ask, wait_for
 from tests.e2e.test_restart import pinging
 from tests.etcd_server import EtcdServer
@@ -117,22 +119,49 @@ def test_a_start_without_etcd_answers_and_goes_on_when_it_appears(bare_host: Hos
         assert host.pings("workload-A", "workload-B.net1")
 
 
-def test_data_restored_from_before_crash_nothing_and_hold(host: Host, etcd: EtcdServer) -> None:
-    """A container that the restored data do not know is closed until it is started again; the others notice nothing."""
-    host.network("net1")
+def test_data_restored_from_before_lose_no_running_container(host: Host, etcd: EtcdServer) -> None:
+    """What they do not know is recorded again with the addresses that it has; the others notice nothing."""
+    host.network("net1", "--ipv6")
     host.workload("workload-A", "net1")
     host.workload("workload-B", "net1")
     snapshot = etcd.save()
     host.workload("forgotten", "net1", "--stop-timeout", "0")
+    known = host.endpoints()
+    stored = described(host)
     target = host.ipv4("workload-B", "net1")
     pid = host.plugin.pid
     with pinging(host, "workload-A", target):
         etcd.restore(snapshot)
-        wait_for("the plugin to be back", lambda: not host.pings("forgotten", target))
-        host.docker("restart", "forgotten")
-        assert host.pings("forgotten", target)
+        wait_for("the forgotten endpoint", lambda: host.endpoints() == known, seconds=20, found=host.endpoints)
+        assert described(host) == stored
+        wait_for("its traffic", lambda: host.pings("forgotten", target), seconds=5)
+        assert host.pings("workload-A", host.ipv6("forgotten", "net1"), "-6")
         host.workload("workload-C", "net1")
-        assert host.pings("workload-C", target)
+        assert host.pings("workload-C", host.ipv4("forgotten", "net1"))
     assert host.plugin.pid == pid
+    assert "8 addresses are assigned" in host.calico("ipam", "check")
+    host.docker("restart", "forgotten")
+    assert host.pings("forgotten", target)
     assert len(host.endpoints()) == 4
-    assert "4 addresses are assigned" in host.calico("ipam", "check")
+
+
+def test_an_endpoint_deleted_by_hand_comes_back(host: Host, etcd: EtcdServer) -> None:
+    host.network("net1")
+    host.workload("workload-A", "net1")
+    host.workload("workload-B", "net1")
+    before = described(host)
+    for prefix in ("/calico/ipam/v2/handle/", "/calico/ipam/v2/assignment/", f"{RESOURCES}/workloadendpoints/"):
+        etcd.control("del", "--prefix", prefix)
+    wait_for("both endpoints", lambda: len(host.endpoints()) == 2, seconds=10)
+    assert described(host) == before
+    wait_for("their traffic", lambda: host.pings("workload-A", host.ipv4("workload-B", "net1")), seconds=5)
+    assert "2 addresses are assigned" in host.calico("ipam", "check")
+
+
+def described(host: Host) -> list[dict[str, Any]]:
+    """All workload endpoints but for what tells one writing from another."""
+    items = json.loads(host.calico("get", "workloadendpoints", "--all-namespaces", "--output", "json"))["items"]
+    for item in items:
+        for field in ("uid", "creationTimestamp", "resourceVersion"):
+            del item["metadata"][field]
+    return sorted(items, key=lambda item: str(item["metadata"]["name"]))

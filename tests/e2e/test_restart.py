@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import unified_diff
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.e2e.lab import Host, dockers
-from tests.e2e.machine import wait_for
+from tests.e2e.machine import ask, wait_for
 
 SIGNALS = [signal.SIGTERM, signal.SIGKILL]
 
@@ -143,6 +145,35 @@ def test_containers_removed_while_the_plugin_was_down_leave_nothing(host: Host) 
 
     wait_for("one endpoint", lambda: len(host.endpoints()) == 1, seconds=30, found=host.endpoints)
     wait_for("two addresses", lambda: "2 addresses are assigned" in host.calico("ipam", "check"), seconds=30)
+
+
+@pytest.mark.parametrize("docker", dockers()[-1:], ids=str, scope="session")  # no daemon takes part
+def test_a_release_that_comes_after_a_kill_leaves_the_addresses_next_owner_alone(host: Host) -> None:
+    """The calls of a daemon that had an endpoint deleted, and repeats its release until a plugin answers."""
+    network = host.network("net1")
+    address = call(host, "IpamDriver.RequestAddress", PoolID="CalicoPoolIPv4")["Address"]
+    last, following = "b" * 64, "c" * 64
+    call(host, "NetworkDriver.CreateEndpoint", NetworkID=network, EndpointID=last, Interface={"Address": address})
+    call(host, "NetworkDriver.DeleteEndpoint", NetworkID=network, EndpointID=last)
+    host.plugin.restart(signal.SIGKILL)
+
+    given = {"PoolID": "CalicoPoolIPv4", "Address": address.partition("/")[0]}
+    assert call(host, "IpamDriver.RequestAddress", **given) == {"Address": address}
+    call(host, "NetworkDriver.CreateEndpoint", NetworkID=network, EndpointID=following, Interface={"Address": address})
+    call(host, "IpamDriver.ReleaseAddress", **given)
+    assert host.endpoints() == {f"{host.name}-libnetwork-libnetwork-{following}"}
+    assert len(host.stored("/calico/ipam/v2/handle/")) == 1
+
+    call(host, "NetworkDriver.DeleteEndpoint", NetworkID=network, EndpointID=following)
+    call(host, "IpamDriver.ReleaseAddress", **given)
+
+
+def call(host: Host, method: str, **request: object) -> dict[str, Any]:
+    """As Docker calls it."""
+    answer = ask(host.plugin.sockets[0], f"/{method}", body=json.dumps(request), seconds=10)
+    head, _, body = answer.partition("\r\n\r\n")
+    assert " 200 " in head.splitlines()[0], answer
+    return dict(json.loads(body))
 
 
 def test_a_restart_of_the_daemon_stops_and_starts_containers(host: Host) -> None:

@@ -75,6 +75,8 @@ class FakeDaemon:
     members: dict[str, dict[str, Any]] = field(default_factory=dict)
     containers: dict[str, Container] = field(default_factory=dict)
     questions: list[str] = field(default_factory=list)
+    properties: dict[str, Any] = field(default_factory=dict)
+    """What else ``GET /networks/ID`` says."""
     starts: asyncio.Event | None = None
     """Set when it has started; None: it does not any more."""
 
@@ -87,7 +89,7 @@ class FakeDaemon:
             raise DockerUnavailable("the Docker API does not answer now")
         if network_id not in self.names:
             raise NotFound(f"network {network_id} not found")
-        return {"Id": network_id, "Name": self.names[network_id], "Containers": self.members}
+        return {"Id": network_id, "Name": self.names[network_id], "Containers": self.members, **self.properties}
 
     async def own_networks(self, known: Collection[str]) -> list[Mapping[str, Any]]:
         return [await self.network(network_id) for network_id in self.names or {"": ""}]

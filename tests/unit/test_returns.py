@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from calico_libnetwork.datastore.protocol import Put, Transaction
 from calico_libnetwork.docker import messages
+from calico_libnetwork.docker.returns import PATIENCE
+from calico_libnetwork.errors import DatastoreUnavailable
 from calico_libnetwork.model.ipam_keys import CONFIG_KEY
 from tests.unit.docker_fakes import FakeDaemon, Host, running_host
 
@@ -85,3 +88,78 @@ async def test_ipam_data_that_nobody_can_read_keeps_no_endpoint(host: Host) -> N
     await host.caught_up()
     await delete(host, "b" * 64)
     assert await host.endpoints() == []
+
+
+async def killed(host: Host, directory: Path) -> AsyncIterator[Host]:
+    """The next process of the same host, with what the last one had in memory gone."""
+    async with running_host(directory, datastore=host.datastore, daemon=host.daemon, veths=host.veths) as running:
+        yield running
+
+
+async def test_a_release_that_outlives_the_plugin_leaves_the_next_owner_alone(host: Host, tmp_path: Path) -> None:
+    """Docker repeats a call that got no answer; by then another process has given the address out again."""
+    address = await start(host, "b" * 64)
+    await delete(host, "b" * 64)
+    async for successor in killed(host, tmp_path):
+        assert await start(successor, "c" * 64, address) == address
+        await release(successor, address)
+        assert len(await successor.endpoints()) == len(successor.ipam.assignments()) == 1
+        await delete(successor, "c" * 64)
+        await release(successor, address)
+        assert successor.ipam.assignments() == []
+
+
+async def test_neither_does_it_take_what_is_only_requested(host: Host, tmp_path: Path) -> None:
+    address = await start(host, "b" * 64)
+    await delete(host, "b" * 64)
+    async for successor in killed(host, tmp_path):
+        await successor.drivers.ipam.request_address(messages.RequestAddress(pool_id=POOL, address=address))
+        await release(successor, address)
+        assert len(successor.ipam.assignments()) == 1
+        await release(successor, address)
+        assert successor.ipam.assignments() == []
+
+
+async def test_a_release_that_happened_and_was_not_answered_is_not_done_twice(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requested = await host.drivers.ipam.request_address(messages.RequestAddress(pool_id=POOL))
+    address = requested.address.partition("/")[0]
+    monkeypatch.setattr(host.assembly.parts.returns, "end", lambda _: None)  # killed before it
+    await release(host, address)
+    async for successor in killed(host, tmp_path):
+        await start(successor, "c" * 64, address)
+        await release(successor, address)
+        assert len(await successor.endpoints()) == len(successor.ipam.assignments()) == 1
+
+
+async def test_a_deletion_that_docker_repeats_to_the_next_process_is_done_once(host: Host, tmp_path: Path) -> None:
+    address = await start(host, "b" * 64)
+    await delete(host, "b" * 64)
+    async for successor in killed(host, tmp_path):
+        await delete(successor, "b" * 64)
+        await start(successor, "c" * 64, address)
+        await release(successor, address)
+        assert len(await successor.endpoints()) == len(successor.ipam.assignments()) == 1
+
+
+async def test_a_deletion_that_did_not_happen_is_made_up_for_by_the_release(host: Host, tmp_path: Path) -> None:
+    address = await start(host, "b" * 64)
+    host.datastore.down = True
+    with pytest.raises(DatastoreUnavailable):
+        await delete(host, "b" * 64)
+    host.datastore.down = False
+    async for successor in killed(host, tmp_path):
+        await release(successor, address)
+        assert await successor.endpoints() == []
+        assert successor.ipam.assignments() == []
+
+
+async def test_a_release_that_never_came_is_not_waited_for_in_vain(host: Host) -> None:
+    address = await start(host, "b" * 64)
+    await delete(host, "b" * 64)
+    now = time.time()
+    host.assembly.parts.returns._clock = lambda: now + PATIENCE + 1
+    await host.drivers.ipam.request_address(messages.RequestAddress(pool_id=POOL, address=address))
+    await release(host, address)
+    assert host.ipam.assignments() == []

@@ -230,6 +230,7 @@ class Daemon:
             interfaces=lambda: links.by_name,
         )
         self._plugin.attach(built.drivers)
+        self._health.add_part("unrecorded", lambda: built.recording.findings)
         _log.info("ready", datastore=datastore.description)
         await self._watcher.attach(built.listener)
         works = {

@@ -125,7 +125,9 @@ def _screen(answer: Mapping[str, Any], pools: Sequence[Usage], networks: Sequenc
     yield from _part("obstacles", answer["obstacles"])
     yield from _part("unreadable", answer["unreadable"])
     shared = answer.get("cluster networks", {})
-    yield from _part("findings", [*answer["agent"]["findings"], *shared.get("problems", ())])
+    yield from _part(
+        "findings", [*answer["agent"]["findings"], *answer.get("unrecorded", ()), *shared.get("problems", ())]
+    )
 
 
 def _head(answer: Mapping[str, Any]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Protocol
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.docker.containers import ContainerTable
 from calico_libnetwork.docker.departures import Departures
+from calico_libnetwork.docker.endpoint_writer import EndpointWriter
 from calico_libnetwork.docker.endpoints import Endpoint, EndpointIndex, endpoint_key
 from calico_libnetwork.docker.identity import Identities, Questions
 from calico_libnetwork.docker.in_flight import InFlight
@@ -18,6 +19,7 @@ from calico_libnetwork.docker.network_driver import EndpointParts, EndpointStatu
 from calico_libnetwork.docker.networks import Networks
 from calico_libnetwork.docker.plugin import Drivers
 from calico_libnetwork.docker.reconciler import DockerView, Reconciler
+from calico_libnetwork.docker.recording import Recording
 from calico_libnetwork.docker.removals import Removals
 from calico_libnetwork.docker.returns import Returns
 from calico_libnetwork.docker.sandboxes import Sandboxes
@@ -26,6 +28,7 @@ from calico_libnetwork.docker.watcher import DaemonListener, DockerNames
 from calico_libnetwork.ipam import Ipam
 
 SANDBOXES_FILE = "sandboxes.json"
+RETURNS_FILE = "returns.json"
 
 
 class DaemonApi(Questions, DockerView, Protocol):
@@ -40,11 +43,13 @@ class Assembly:
     parts: EndpointParts
     listener: DaemonListener
     reconciler: Reconciler
+    recording: Recording
 
     async def close(self) -> None:
         await self.parts.labelling.close()
         await self.parts.removals.drain()
         await self.parts.sandboxes.close()
+        await self.parts.returns.close()
 
 
 def assemble(
@@ -77,6 +82,18 @@ def assemble(
         forget=forget,
         interface_exists=interface_exists,
     )
+    recording = Recording(
+        node=settings.node,
+        ipam=ipam,
+        endpoints=parts.endpoints,
+        networks=parts.networks,
+        labelling=parts.labelling,
+        writer=parts.writer,
+        in_flight=parts.in_flight,
+        departures=parts.departures,
+        forget=forget,
+        interface_exists=interface_exists,
+    )
     reconciler = Reconciler(
         node=settings.node,
         docker=daemon,
@@ -89,10 +106,12 @@ def assemble(
         veths=veths,
         interfaces=interfaces,
         forget=forget,
+        recording=recording,
     )
+    cache.subscribe(lambda events: reconciler.hurry() if any(map(recording.is_lost, events)) else None)
     parts.labelling.resume()
     listener = _Listener(parts.networks, parts.labelling, reconciler)
-    return Assembly(Drivers(network, ipam_driver), parts, listener, reconciler)
+    return Assembly(Drivers(network, ipam_driver), parts, listener, reconciler, recording)
 
 
 def _parts(
@@ -104,15 +123,18 @@ def _parts(
     def exists(endpoint_id: str) -> bool:
         return endpoints.get(endpoint_key(settings.node, endpoint_id)) is not None
 
+    networks = Networks(cache, endpoints, names, node=settings.node, create_profiles=settings.create_profiles)
+    labelling = Labelling(settings, cache=cache, endpoints=endpoints, identities=Identities(daemon, table))
     return EndpointParts(
         endpoints=endpoints,
-        networks=Networks(cache, endpoints, names, node=settings.node, create_profiles=settings.create_profiles),
-        labelling=Labelling(settings, cache=cache, endpoints=endpoints, identities=Identities(daemon, table)),
+        networks=networks,
+        labelling=labelling,
         in_flight=InFlight(),
         departures=Departures(),
-        returns=Returns(node=settings.node, ipam=ipam, endpoints=endpoints),
+        returns=Returns(node=settings.node, ipam=ipam, endpoints=endpoints, file=settings.run_directory / RETURNS_FILE),
         removals=Removals(veths),
         sandboxes=Sandboxes(settings.run_directory / SANDBOXES_FILE, exists=exists),
+        writer=EndpointWriter(cache, networks, labelling, node=settings.node),
     )
 
 

@@ -1,4 +1,4 @@
-"""What Docker has told to go while the datastore was out of reach.
+"""What Docker has told to go, and what of it is still there because the datastore was out of reach.
 
 Docker does not repeat itself: it goes on, and takes endpoint, address and network for gone. The reconciler finishes
 this as soon as the datastore answers; where this process ended before that, it finds what is left by comparing.
@@ -7,15 +7,21 @@ this as soon as the datastore answers; where this process ended before that, it 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 
 from calico_libnetwork.model.ipam_keys import Address
+
+MEMORY = 600.0
+"""Seconds for which an endpoint that went is remembered; a listing that still has it is younger."""
 
 
 class Departures:
     """``news`` is set with every one that is added."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told: dict[str, float] = {}
         self.endpoints: set[str] = set()
         self.addresses: set[Address] = set()
         self.networks: set[str] = set()
@@ -23,6 +29,16 @@ class Departures:
 
     def __bool__(self) -> bool:
         return bool(self.endpoints or self.addresses or self.networks)
+
+    def tell(self, endpoint_id: str) -> None:
+        """It goes now, and will never come back under that id."""
+        now = self._clock()
+        if self._told and now - next(iter(self._told.values())) > MEMORY:
+            self._told = {known: when for known, when in self._told.items() if now - when <= MEMORY}
+        self._told.setdefault(endpoint_id, now)
+
+    def was_told(self, endpoint_id: str) -> bool:
+        return endpoint_id in self._told
 
     def add_endpoint(self, endpoint_id: str) -> None:
         self.endpoints.add(endpoint_id)

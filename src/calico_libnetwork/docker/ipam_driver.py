@@ -134,15 +134,18 @@ class IpamDriver:
     async def release_address(self, request: messages.ReleaseAddress) -> None:
         """What is not assigned, not ours, in no pool or gone with its endpoint is released already."""
         address = _given(request.address)
-        if address is None or self._returns.is_done(address):
+        if address is None:
             return
-        self._in_flight.end(address)
         try:
             await self._cache.synced()
-            await self._release(address)
+            if await self._returns.begin(address):
+                self._in_flight.end(address)
+                await self._release(address)
         except DatastoreUnavailable:
             self._departures.add_address(address)
             raise
+        finally:
+            self._returns.end(address)
 
     async def _release(self, address: Address) -> None:
         for endpoint in self._endpoints.holders(address):

@@ -51,6 +51,11 @@ class Labelling:
             container = self._identities.known(container_name)
         return self._facts(container) if container is not None else None
 
+    def facts_with_id(self, container_id: str) -> Facts | None:
+        """For an endpoint that has lost its record; None for a container of which Docker has not told yet."""
+        container = self._identities.with_id(container_id) if container_id else None
+        return self._facts(container) if container is not None else None
+
     def must_hold(self, facts: Facts | None) -> bool:
         return self._settings.label_endpoints and facts is None
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import uuid
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_interface
@@ -20,15 +19,14 @@ import structlog
 
 from calico_libnetwork.dataplane.veth import HOST_MAC, Veth, VethSpec, link_local
 from calico_libnetwork.datastore.cache import Cache
-from calico_libnetwork.datastore.protocol import Delete, Put, Transaction, absent, unchanged
+from calico_libnetwork.datastore.protocol import Delete, Transaction, unchanged
 from calico_libnetwork.docker import messages
 from calico_libnetwork.docker.departures import Departures
-from calico_libnetwork.docker.endpoints import Endpoint, EndpointIndex, NewEndpoint, chosen_mac, endpoint_key
+from calico_libnetwork.docker.endpoint_writer import EndpointWriter, Wanted
+from calico_libnetwork.docker.endpoints import Endpoint, EndpointIndex, chosen_mac, endpoint_key
 from calico_libnetwork.docker.in_flight import InFlight
 from calico_libnetwork.docker.labelling import Labelling
-from calico_libnetwork.docker.labels import NOTHING_KNOWN
-from calico_libnetwork.docker.networks import Networks, timestamp
-from calico_libnetwork.docker.profiles import NETWORK_ID, NETWORK_NAME
+from calico_libnetwork.docker.networks import Networks
 from calico_libnetwork.docker.published_ports import published_ports
 from calico_libnetwork.docker.removals import Removals, Remover
 from calico_libnetwork.docker.returns import Returns
@@ -44,7 +42,6 @@ from calico_libnetwork.errors import (
     NotFound,
     Refused,
 )
-from calico_libnetwork.model import documents
 from calico_libnetwork.model.ipam_keys import Address
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.names import PEER_PREFIX, endpoint_interface
@@ -89,6 +86,7 @@ class EndpointParts:
     returns: Returns
     removals: Removals
     sandboxes: Sandboxes
+    writer: EndpointWriter
 
 
 class NetworkDriver:
@@ -107,6 +105,7 @@ class NetworkDriver:
         self._returns = parts.returns
         self._removals = parts.removals
         self._sandboxes = parts.sandboxes
+        self._writer = parts.writer
         self._gateways_v6: dict[str, IPv6Address | None] = {}  # of endpoints made by this process
         self._chosen_names: dict[str, str] = {}  # a user's for the container's interface, of endpoints as above
         self._creating: set[str] = set()  # host side interfaces
@@ -150,6 +149,7 @@ class NetworkDriver:
         return messages.CreatedEndpoint(interface=answer)
 
     async def delete_endpoint(self, request: messages.EndpointRequest) -> None:
+        self._departures.tell(request.endpoint_id)
         try:
             await self._cache.synced()
             await self._delete_with_addresses(request.endpoint_id)
@@ -161,6 +161,7 @@ class NetworkDriver:
 
     async def remove_endpoint(self, endpoint_id: str) -> None:
         """Whatever is left of an endpoint of this node; nothing left is success."""
+        self._departures.tell(endpoint_id)
         self._sandboxes.leave(endpoint_id)
         self._labelling.forget(endpoint_id)
         self._gateways_v6.pop(endpoint_id, None)
@@ -253,34 +254,14 @@ class NetworkDriver:
 
     async def _write(self, request: messages.CreateEndpoint, addresses: tuple[Address, ...], mac: str) -> None:
         names = filter(None, map(self._in_flight.container_name, addresses))
-        facts = await self._labelling.facts(next(names, ""))
-        held = self._labelling.must_hold(facts)
-        known = facts or NOTHING_KNOWN
-        for _ in range(_ATTEMPTS):
-            membership = await self._networks.join(request.network_id)
-            annotations = {NETWORK_ID: request.network_id, **known.annotations}
-            if membership.record.name:
-                annotations[NETWORK_NAME] = membership.record.name
-            new = NewEndpoint(
-                node=self._settings.node,
-                endpoint_id=request.endpoint_id,
-                addresses=addresses,
-                profiles=membership.profiles,
-                mac=mac,
-                labels=known.labels,
-                annotations=annotations,
-                held=held,
-            )
-            path = new.key.path
-            value = documents.encode(new.document(uid=str(uuid.uuid4()), created=timestamp()))
-            outcome = await self._cache.commit(
-                Transaction([absent(path), *membership.compares], [Put(path, value), *membership.operations])
-            )
-            if outcome.succeeded:
-                if held:
-                    self._labelling.expect(request.endpoint_id)
-                return
-        raise Conflict(f"network {request.network_id[:12]} kept being changed by others; try again")
+        wanted = Wanted(
+            network_id=request.network_id,
+            endpoint_id=request.endpoint_id,
+            addresses=addresses,
+            mac=mac,
+            facts=await self._labelling.facts(next(names, "")),
+        )
+        await self._writer.write(wanted)
 
     async def _joined(self, endpoint: Endpoint, place: int) -> messages.Joined:
         gateway_v4, gateway_v6 = await self._gateways(endpoint, place)

@@ -8,7 +8,7 @@ announced (made before this plugin, by another host, or in an earlier life) gets
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_interface
@@ -32,6 +32,7 @@ from calico_libnetwork.docker import messages, profiles
 from calico_libnetwork.docker.endpoints import EndpointIndex
 from calico_libnetwork.errors import CalicoError, Conflict
 from calico_libnetwork.model import documents
+from calico_libnetwork.model.ipam_keys import Address
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.names import NETWORK_RECORDS
 
@@ -115,18 +116,26 @@ class Networks:
     async def add(self, request: messages.CreateNetwork) -> None:
         """Records a network; again for one that is known changes only what Docker now says differently."""
         data = (*(request.ipv4_data or ()), *(request.ipv6_data or ()))
-        pools = tuple(entry.pool for entry in data if entry.pool)
-        auxiliary = tuple(str(ip_interface(cidr).ip) for entry in data for cidr in (entry.aux_addresses or {}).values())
+        kept = (
+            (entry.pool, tuple(ip_interface(cidr).ip for cidr in (entry.aux_addresses or {}).values()))
+            for entry in data
+        )
         await self._cache.synced()
+        await self.record(request.network_id, dict(kept))
+
+    async def record(self, network_id: str, kept: Mapping[str, Collection[Address]]) -> None:
+        """``kept`` by pool: the addresses that the network keeps out of use."""
+        pools = tuple(filter(None, kept))
+        auxiliary = tuple(str(address) for addresses in kept.values() for address in addresses)
         for _ in range(_ATTEMPTS):
-            stored = self.get(request.network_id)
-            known = stored.record if stored else NetworkRecord(id=request.network_id, node=self._node)
+            stored = self.get(network_id)
+            known = stored.record if stored else NetworkRecord(id=network_id, node=self._node)
             record = msgspec.structs.replace(known, pools=pools, auxiliary_addresses=auxiliary)
             if stored is not None and stored.record == record:
                 return
             if await self._commit([_guard(PREFIX + record.id, self._cache)], [_put(record)]):
                 return
-        raise _busy(request.network_id)
+        raise _busy(network_id)
 
     async def remove(self, network_id: str) -> None:
         """Forgets the network; its profile goes with it if we made it, nobody edited it and nobody uses it.

@@ -1,5 +1,5 @@
 """Repairs what crashes leave behind: Docker, workload endpoints, addresses and interfaces are compared, and the odd
-one out goes.
+one out goes; what Docker runs is recorded again where it is missing.
 
 After a crash Docker tells the driver nothing: its endpoints vanish without a call. Evidence here is always Docker's own
 answer, never its silence: a daemon that cannot be asked costs a round. What looks wrong for a moment may be a start
@@ -24,6 +24,7 @@ from calico_libnetwork.docker.departures import Departures
 from calico_libnetwork.docker.endpoints import Endpoint, EndpointIndex
 from calico_libnetwork.docker.in_flight import InFlight
 from calico_libnetwork.docker.networks import Networks
+from calico_libnetwork.docker.recording import Recording
 from calico_libnetwork.errors import CalicoError, DockerUnavailable
 from calico_libnetwork.model.ipam_keys import Address
 from calico_libnetwork.model.names import INTERFACE_PREFIX, endpoint_interface, is_address_handle
@@ -142,6 +143,7 @@ class Reconciler:
         veths: Veths,
         interfaces: Callable[[], Iterable[str]],
         forget: Callable[[Endpoint], Awaitable[None]],
+        recording: Recording,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._node = node
@@ -155,6 +157,7 @@ class Reconciler:
         self._veths = veths
         self._interfaces = interfaces
         self._forget = forget
+        self._recording = recording
         self._clock = clock
         self._since: dict[Suspicion, float] = {}
         self._hurry = departures.news
@@ -173,7 +176,7 @@ class Reconciler:
                     await self._hurry.wait()
 
     def hurry(self) -> None:
-        """Docker was listed anew: look now."""
+        """Docker was listed anew, or an endpoint went without its word: look now."""
         self._hurry.set()
 
     async def round(self) -> list[Suspicion]:
@@ -181,6 +184,7 @@ class Reconciler:
         await self._restore_profiles()
         known = self._networks.own() | {endpoint.network_id for endpoint in self._endpoints.of_node()}
         listed = await self._docker.own_networks(known)
+        await self._recording.record(listed)
         docker_ids, docker_addresses = read_docker(listed)
         gone = self._networks.own() - {network["Id"] for network in listed}
         reading = self._read(docker_ids, docker_addresses, frozenset(gone))
