@@ -124,6 +124,11 @@ class EtcdServer:
                 raise RuntimeError(f"etcd did not start: {(self.directory / 'log').read_text()[-2000:]}")
             time.sleep(0.02)
 
+    def metrics(self) -> str:
+        """In Prometheus' text format; of a server without certificates."""
+        command = [*self.enter, "busybox", "wget", "-qO-", f"{self.endpoint}/metrics"]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
     def stop(self, *, kill: bool = False) -> None:
         if self.process is not None:
             self.process.send_signal(signal.SIGCONT)

@@ -270,6 +270,21 @@ async def test_cache_follows_a_store_that_was_replaced(own_etcd: EtcdServer) -> 
         assert content(cache) == {"/a": b"new", "/7": b"new", "/b": b"1"}
 
 
+async def test_all_prefixes_are_watched_over_one_stream(own_etcd: EtcdServer) -> None:
+    async with connected(own_etcd.settings()) as store:
+        cache = Cache(store, ["/a/", "/b/", "/c/"])
+        task = asyncio.create_task(cache.run())
+        await cache.synced()
+        for number, prefix in enumerate(("/a/", "/b/", "/c/"), start=1):
+            await write(store, Put(f"{prefix}key", b""))
+            await until(lambda number=number: len(cache.under("/")) == number)  # type: ignore[misc]
+        counted = await asyncio.to_thread(own_etcd.metrics)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert "\netcd_debugging_mvcc_watch_stream_total 1\n" in counted
+    assert "\netcd_debugging_mvcc_watcher_total 3\n" in counted
+
+
 async def test_change_of_cluster_ends_the_watch_on_the_old_one(etcd: EtcdServer, own_etcd: EtcdServer) -> None:
     async with connected(EtcdSettings((etcd.endpoint, own_etcd.endpoint))) as store:
         start = (await store.list(["/"])).revision + 1

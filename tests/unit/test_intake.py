@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from calico_libnetwork.agent.last_readable import LastReadable
 from calico_libnetwork.datastore.protocol import Event, KeyValue
 from calico_libnetwork.datastore.unreadable import UnreadableValues
 from calico_libnetwork.errors import InvalidResource, Unreadable
+from calico_libnetwork.model.ipam_keys import affinity_key
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.resources import AnyResource
 
@@ -50,6 +52,14 @@ class Told:
         self.heard.append(f"{key.name} {word}")
 
 
+class ToldOfBlocks:
+    def __init__(self) -> None:
+        self.heard: list[bytes | None] = []
+
+    def update_block(self, _key: str, value: bytes | None) -> None:
+        self.heard.append(value)
+
+
 class Process:
     """One life of the agent, as far as it concerns the intake."""
 
@@ -57,8 +67,10 @@ class Process:
         self.last_readable = LastReadable(directory / "last-readable.json")
         self.last_readable.load()
         self.unreadable = UnreadableValues()
-        self.consumers = (Told(), Told())
-        self.intake = Intake(self.consumers, [], node="n1", note=self.unreadable.note, last_readable=self.last_readable)
+        self.consumers, self.blocks = (Told(), Told()), ToldOfBlocks()
+        self.intake = Intake(
+            self.consumers, [self.blocks], node="n1", note=self.unreadable.note, last_readable=self.last_readable
+        )
 
     def hear(self, key: ResourceKey, value: bytes | None, revision: int = 1, version: int = 1) -> None:
         self.unreadable.forget([key.path])
@@ -158,6 +170,17 @@ async def test_a_stored_version_that_can_no_longer_be_read_is_dropped(tmp_path: 
     assert process.heard() == ["a unreadable"]
     assert process.last_readable.get(POLICY.path) is None
     await process.end()
+
+
+async def test_a_claim_of_a_block_stays_when_it_becomes_unreadable(tmp_path: Path) -> None:
+    process = Process(tmp_path)
+    path = affinity_key("n2", ip_network("10.0.0.0/26"))
+    with structlog.testing.capture_logs() as logs:
+        for revision, value in enumerate((b'{"state": "confirmed"}', b"{", b"", None), start=1):
+            current = None if value is None else KeyValue(path, value, 1, revision, revision)
+            assert process.intake.take([Event(path, current, revision)])
+    assert process.blocks.heard == [b'{"state": "confirmed"}', b"", None]
+    assert [line["key"] for line in logs] == [path]
 
 
 async def test_of_endpoints_only_this_nodes_own_come_back_after_a_restart(tmp_path: Path) -> None:

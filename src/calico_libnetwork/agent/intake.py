@@ -9,6 +9,8 @@ from calico_libnetwork.agent.last_readable import LastReadable
 from calico_libnetwork.datastore.protocol import Event, KeyValue
 from calico_libnetwork.errors import InvalidResource, Unreadable
 from calico_libnetwork.model import kinds
+from calico_libnetwork.model.ipam_keys import parse_affinity_key
+from calico_libnetwork.model.ipam_records import affinity_state
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.names import workload_endpoint_prefix
 from calico_libnetwork.model.resources import AnyResource
@@ -66,10 +68,20 @@ class Intake:
         if key is not None:
             return self._put_resource(key, path, current)
         if path.startswith(BLOCKS):
-            for blocks in self._blocks:
-                blocks.update_block(path, None if current is None else current.value)
-            return True
+            return self._put_block(path, current)
         return None
+
+    def _put_block(self, path: str, current: KeyValue | None) -> bool:
+        """A claim of a block that becomes unreadable stays as it was."""
+        if current is not None and parse_affinity_key(path) is not None:
+            try:
+                affinity_state(current.value)
+            except InvalidResource as error:
+                self._note(current, str(error))
+                return False
+        for blocks in self._blocks:
+            blocks.update_block(path, None if current is None else current.value)
+        return True
 
     def _put_resource(self, key: ResourceKey, path: str, current: KeyValue | None) -> bool:
         before = self._readable.pop(path, None)
