@@ -244,12 +244,12 @@ async def test_a_renamed_container_has_its_new_name(tmp_path: Path) -> None:
         started(daemon)
         await host.assembly.listener.container_connected(NET, WEB.id)
         host.transactions()
-        await host.assembly.parts.labelling.follow_names(lambda _: None)
+        await host.assembly.listener.daemon_listed()
         assert host.transactions() == 0
         host.table.apply(
             {"Type": "container", "Action": "rename", "Actor": {"ID": WEB.id, "Attributes": {"name": "/x"}}}
         )
-        await host.assembly.parts.labelling.follow_names(lambda _: None)
+        await host.assembly.listener.container_renamed()
         stored = await host.value(PATH)
     assert stored["metadata"]["annotations"] == {**ANNOTATIONS, "org.projectcalico.libnetwork/container-name": "x"}
 

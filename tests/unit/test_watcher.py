@@ -32,6 +32,7 @@ class Told:
     networks: set[str] = field(default_factory=set)
     gone: list[set[str]] = field(default_factory=list)
     connected: list[tuple[str, str]] = field(default_factory=list)
+    renamed: int = 0
     listed: int = 0
 
     def known_networks(self) -> set[str]:
@@ -42,6 +43,9 @@ class Told:
 
     async def container_connected(self, network_id: str, container_id: str) -> None:
         self.connected.append((network_id, container_id))
+
+    async def container_renamed(self) -> None:
+        self.renamed += 1
 
     async def daemon_listed(self) -> None:
         self.listed += 1
@@ -109,6 +113,7 @@ async def test_events_keep_the_table(tmp_path: Path) -> None:
         it.dockerd.emit("container", "rename", CONTAINER, name="/shop", oldName="/web")
         await it.until(lambda: it.table.by_name("shop") is not None)
         assert it.table.by_name("web") is None
+        await it.until(lambda: it.told.renamed == 1)
         it.dockerd.emit("network", "create", NET, name="net1", type="calico")
         await it.until(lambda: it.table.network_name(NET) == "net1")
         it.dockerd.emit("network", "connect", NET, name="net1", type="calico", container=CONTAINER)

@@ -155,6 +155,10 @@ class _Listener:
     async def container_connected(self, network_id: str, container_id: str) -> None:
         await self.labelling.container_connected(network_id, container_id)
 
+    async def container_renamed(self) -> None:
+        await self.labelling.follow_names()
+
     async def daemon_listed(self) -> None:
         await self.labelling.daemon_listed()
+        await self.labelling.follow_names()
         self.reconciler.hurry()

@@ -96,7 +96,7 @@ class Labelling:
             if container is not None:
                 await self._identify(endpoint, container)
 
-    async def follow_names(self, aliases_of: Callable[[Endpoint], frozenset[str] | None]) -> None:
+    async def follow_names(self, aliases_of: Callable[[Endpoint], frozenset[str] | None] = lambda _: None) -> None:
         """An endpoint has its container's current name and aliases, None for unknown ones, for others to find it by."""
         for endpoint in self._endpoints.of_node():
             container = self._identities.with_id(endpoint.container_id) if endpoint.container_id else None

@@ -42,6 +42,8 @@ class DaemonListener(Protocol):
         """A container's endpoint is up: the daemon now tells whose it is."""
         ...
 
+    async def container_renamed(self) -> None: ...
+
     async def daemon_listed(self) -> None:
         """Containers and networks are known anew, as after a restart of the daemon or of this process."""
         ...
@@ -129,6 +131,8 @@ class Watcher:
             case "network", "connect" if self._listener is not None:
                 container = (actor.get("Attributes") or {}).get("container", "")
                 await self._listener.container_connected(actor.get("ID") or "", container)
+            case "container", "rename" if self._listener is not None:
+                await self._listener.container_renamed()
             case "network", "create" | "destroy" | "remove":
                 await self._learn_kind()  # entering and leaving swarm mode makes and removes networks
         for observer in self._observers:
