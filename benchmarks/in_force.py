@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import ctypes
 import json
+import socket
 import statistics
 import subprocess
 import tempfile
@@ -29,7 +30,9 @@ from calico_libnetwork.agent.last_readable import LastReadable
 from calico_libnetwork.agent.loop import Agent
 from calico_libnetwork.agent.metrics import AgentMetrics
 from calico_libnetwork.agent.programmed import ProgrammedEndpoints
+from calico_libnetwork.dataplane import rtnetlink
 from calico_libnetwork.dataplane.kernel import Kernel
+from calico_libnetwork.dataplane.netlink import ROUTE_PROTOCOL, Socket
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.datastore.protocol import TRANSACTION_LIMIT, Put, Transaction
 from calico_libnetwork.datastore.sqlite import SqliteDatastore
@@ -62,14 +65,14 @@ def make_interfaces(count: int) -> None:
 
 def empty_namespace() -> None:
     """The kernel looks through all of these for every interface that goes with a namespace."""
-    for command in (
-        "nft flush ruleset",
-        "ip -4 route flush table main",
-        "ip -6 route flush table main",
-        "ip -4 neighbour flush nud permanent",
-        "ip -6 neighbour flush nud permanent",
-    ):
-        subprocess.run(command.split(), check=True)
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    kernel = Socket(ROUTE_PROTOCOL)
+    for family in (socket.AF_INET, socket.AF_INET6):
+        routes = map(rtnetlink.parse_route, kernel.dump(*rtnetlink.list_routes(family)))
+        kernel.exchange([rtnetlink.delete_route(route) for route in routes if route is not None])
+    neighbours = map(rtnetlink.parse_neighbour, kernel.dump(*rtnetlink.LIST_NEIGHBOURS))
+    kernel.exchange([rtnetlink.delete_neighbour(neighbour) for neighbour in neighbours if neighbour is not None])
+    kernel.close()
 
 
 async def write(store: SqliteDatastore, items: Iterable[Item]) -> None:

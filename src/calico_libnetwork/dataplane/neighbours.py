@@ -73,7 +73,8 @@ class Neighbours:
         if self.stale:
             await self.read()
         changes = {key: mac for key, mac in self._delta.changes().items() if self._links.is_up(key.interface)}
-        self.interfaces_lost({key.interface for key in self._delta.removals()} - self._links.by_name.keys())
+        if lost := {key.interface for key in self._delta.removals()} - self._links.by_name.keys():
+            self.interfaces_lost(lost)
         removals = list(self._delta.removals())
         if not changes and not removals:
             return []

@@ -7,6 +7,7 @@ resources change rarely and cost a recomputation.
 from __future__ import annotations
 
 import ipaddress
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
@@ -96,7 +97,7 @@ class Router:
         self._setting = setting
         self._bird_installed = bird_installed
         self._ipip_supported = ipip_supported
-        self._resources: dict[ResourceKey, AnyResource] = {}
+        self._resources: dict[str, dict[ResourceKey, AnyResource]] = defaultdict(dict)  # by kind
         self._unreadable: dict[ResourceKey, Finding] = {}
         self._members: dict[str, Member] = {}
         self._pools: dict[str, RoutedPool] = {}
@@ -116,7 +117,8 @@ class Router:
         if isinstance(resource, InvalidResource):
             if key.kind in _OWN_KINDS:
                 self._stale = True
-                outcome = "its last readable version stays in force" if key in self._resources else "it is left out"
+                known = key in self._resources[key.kind]
+                outcome = "its last readable version stays in force" if known else "it is left out"
                 self._unreadable[key] = Finding("error", str(key), f"it cannot be read; {outcome}", "unreadable")
             return
         if self._unreadable.pop(key, None) is not None:
@@ -127,7 +129,7 @@ class Router:
             self._update_member(key, cast("Node | None", resource))
         elif key.kind == "IPPool":
             self._update_pool(key, cast("IPPool | None", resource))
-        elif key.kind in KINDS and self._resources.get(key) != resource:
+        elif key.kind in KINDS and self._resources[key.kind].get(key) != resource:
             self._keep(key, resource)
             self._stale = True
 
@@ -292,7 +294,7 @@ class Router:
         return {destination for name in changed for destination in self._destinations.of_node(name)}
 
     def _update_endpoint(self, key: ResourceKey, endpoint: WorkloadEndpoint | None) -> None:
-        previous = cast("WorkloadEndpoint | None", self._resources.get(key))
+        previous = cast("WorkloadEndpoint | None", self._resources[key.kind].get(key))
         before = set(_addresses(previous))
         after = set(_addresses(endpoint))
         moved = previous is not None and endpoint is not None and previous.spec.node != endpoint.spec.node
@@ -323,10 +325,10 @@ class Router:
             self._stale = True
 
     def _keep(self, key: ResourceKey, resource: AnyResource | None) -> None:
-        _set_or_drop(self._resources, key, resource)
+        _set_or_drop(self._resources[key.kind], key, resource)
 
     def _of_kind(self, kind: str) -> dict[str, Any]:
-        return {key.name: resource for key, resource in self._resources.items() if key.kind == kind}
+        return {key.name: resource for key, resource in self._resources[kind].items()}
 
     def _sorted_pools(self) -> tuple[RoutedPool, ...]:
         return tuple(self._pools[name] for name in sorted(self._pools))
