@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from calico_libnetwork.datastore.protocol import Put, Transaction, absent
+from calico_libnetwork.datastore.protocol import Delete, Operation, Put, Transaction, absent
 from calico_libnetwork.datastore.sqlite import SqliteDatastore
 from calico_libnetwork.errors import DatastoreUnavailable
 
@@ -63,6 +64,34 @@ async def test_killed_process_loses_nothing_it_was_answered_and_tears_no_transac
         values = {item.key: int(item.value) for item in listing.items}
         for worker, number in last.items():
             assert values[f"/{worker}/left"] == values[f"/{worker}/right"] >= number
+
+
+async def test_revision_goes_on_where_it_was(tmp_path: Path) -> None:
+    puts: list[Operation] = [Put(f"/{number}", b"") for number in range(20)]
+    transactions = (puts[:1], puts[:8], puts, [Delete("/19")], [Put("/18", b"1"), Delete("/17")], [Delete("/18")])
+    for number, operations in enumerate(transactions, start=2):
+        store = await SqliteDatastore.open(tmp_path / "calico.db")
+        assert (await store.list(["/"])).revision == number - 1
+        assert (await store.commit(Transaction((), operations))).revision == number
+        await store.close()
+    store = await SqliteDatastore.open(tmp_path / "calico.db")
+    listing = await store.list(["/"])
+    await store.close()
+    assert (listing.revision, len(listing.items)) == (7, 17)
+
+
+async def test_file_of_the_first_version_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "calico.db"
+    store = await SqliteDatastore.open(path)
+    await store.commit(Transaction((), [Put("/a", b"1")]))
+    await store.close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE latest SET revision = 9")
+        connection.execute("PRAGMA user_version = 1")
+    store = await SqliteDatastore.open(path)
+    listing = await store.list(["/"])
+    await store.close()
+    assert (listing.revision, [item.key for item in listing.items]) == (9, ["/a"])
 
 
 async def test_second_owner_is_refused_with_a_sentence(tmp_path: Path) -> None:

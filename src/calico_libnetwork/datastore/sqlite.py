@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from calico_libnetwork.datastore.ledger import FIRST_REVISION, HISTORY, Ledger, Plan, plan
@@ -22,7 +23,8 @@ from calico_libnetwork.datastore.memory import MemoryDatastore
 from calico_libnetwork.datastore.protocol import Event, KeyValue, Outcome, Transaction
 from calico_libnetwork.errors import DatastoreUnavailable
 
-_FORMAT = 1
+_FORMAT = 2
+_READABLE = 1  # where the revision is written with every change
 _SCHEMA = """
 CREATE TABLE item (
     key TEXT PRIMARY KEY, value BLOB NOT NULL,
@@ -31,6 +33,9 @@ CREATE TABLE item (
 CREATE TABLE latest (revision INTEGER NOT NULL);
 """
 _PUT = "INSERT OR REPLACE INTO item (key, value, create_revision, mod_revision, version) VALUES (?, ?, ?, ?, ?)"
+_ANOTHER = ", (?, ?, ?, ?, ?)"
+_TOGETHER = 8
+"""Puts that one statement makes; each number of them has a statement of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +136,10 @@ class SqliteDatastore(MemoryDatastore):
         for key, event in changes.items():
             if self._decided[key] is event.current:
                 del self._decided[key]
-        self._wake_watches()
         for waiting in group:
             if not waiting.answer.done():
                 waiting.answer.set_result(waiting.plan.outcome)
+        self._wake_watches()  # last: to most of them it is the echo of what was just answered
 
     def _fail(self, group: list[_Waiting], sentence: str) -> None:
         """Nothing of the group is on disk, so nothing that was decided on top of it holds."""
@@ -161,6 +166,7 @@ def _open(path: Path) -> tuple[sqlite3.Connection, list[KeyValue], int]:
         rows = connection.execute("SELECT key, value, create_revision, mod_revision, version FROM item ORDER BY key")
         items = [KeyValue(*row) for row in rows]
         (revision,) = connection.execute("SELECT revision FROM latest").fetchone()
+        revision = max(revision, *(item.mod_revision for item in items)) if items else revision
     except BaseException:
         connection.close()
         raise
@@ -171,6 +177,9 @@ def _require_format(path: Path, connection: sqlite3.Connection) -> None:
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     if found == _FORMAT:
         return
+    if found == _READABLE:
+        connection.execute(f"PRAGMA user_version = {_FORMAT}")
+        return
     if found or connection.execute("SELECT 1 FROM sqlite_master").fetchone():
         raise DatastoreUnavailable(f"{path} is no datastore of this version (format {found}); move it away")
     for statement in _SCHEMA.strip().split(";")[:-1]:
@@ -180,18 +189,26 @@ def _require_format(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def _store(connection: sqlite3.Connection, events: Iterable[Event], revision: int) -> None:
+    """One statement, where it can be: the event loop and this thread change places within each of them.
+
+    The latest revision is that of the latest put; only if nothing that is put has it, it is written down.
+    """
     puts = [
         (item.key, item.value, item.create_revision, item.mod_revision, item.version)
         for event in events
         if (item := event.current) is not None
     ]
     deletes = [(event.key,) for event in events if event.current is None]
+    if not deletes and len(puts) <= _TOGETHER:
+        if puts:
+            connection.execute(_PUT + _ANOTHER * (len(puts) - 1), [*chain.from_iterable(puts)])
+        return
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.executemany(_PUT, puts)
-        if deletes:
-            connection.executemany("DELETE FROM item WHERE key = ?", deletes)
-        connection.execute("UPDATE latest SET revision = ?", (revision,))
+        connection.executemany("DELETE FROM item WHERE key = ?", deletes)
+        if not any(mod_revision == revision for _, _, _, mod_revision, _ in puts):
+            connection.execute("UPDATE latest SET revision = ?", (revision,))
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
