@@ -170,6 +170,8 @@ class Cache:
     def _learn(self, key: str, item: KeyValue | None, as_of: int) -> bool:
         """Takes the state of ``key`` as of a revision unless a newer one is known. Returns whether it was news."""
         known = self._items.get(key)
+        if item is known and item is not None:
+            return False
         if as_of < (known.mod_revision if known else self._absent.get(key, 0)):
             return False
         if item is None:

@@ -6,8 +6,9 @@ the state ``pending`` in between. What is left behind is the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+
+import msgspec
 
 from calico_libnetwork.errors import (
     AddressInUse,
@@ -40,8 +41,7 @@ RECLAIM_AGE = 60
 _NANOSECONDS = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Assigned:
+class Assigned(msgspec.Struct, frozen=True):
     """``sequence`` tells this assignment from a later one of the same address."""
 
     address: Address
@@ -49,8 +49,7 @@ class Assigned:
     sequence: int
 
 
-@dataclass(frozen=True, slots=True)
-class AutoAssign:
+class AutoAssign(msgspec.Struct, frozen=True):
     """Any address of ``version`` out of ``pools`` (CIDRs of IP pools), or of all that serve this node."""
 
     version: Version
@@ -77,8 +76,7 @@ class AutoAssign:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Assign:
+class Assign(msgspec.Struct, frozen=True):
     """The one ``address``; selectors, reservations and the block limit do not matter to it."""
 
     address: Address
@@ -142,16 +140,10 @@ def _scope(draft: Draft, version: Version, requested: tuple[Network, ...]) -> Sc
     scope = draft.scopes.get((version, requested))
     if scope is not None:
         return scope
-    labels = draft.view.labels(draft.node)
-    if labels is None and not requested:
-        raise NotFound(
-            f"node {draft.node} is not in the datastore, so no pool can be chosen for it: try again in a moment "
-            "if it has just started, else check NODENAME"
-        )
     if draft.claims:
-        grounds = _grounds(draft, version, requested, labels)
+        grounds = _grounds(draft, version, requested)
     else:
-        grounds = draft.view.keep((version, requested), lambda: _grounds(draft, version, requested, labels))
+        grounds = draft.view.keep((version, requested), lambda: _grounds(draft, version, requested))
     for own in grounds.elsewhere:
         release_unselected(draft, own.key)
     scope = Scope(grounds.pools, [], [], grounds.reserved, grounds.reserved_spans)
@@ -161,8 +153,7 @@ def _scope(draft: Draft, version: Version, requested: tuple[Network, ...]) -> Sc
     return scope
 
 
-@dataclass(frozen=True, slots=True)
-class _Grounds:
+class _Grounds(msgspec.Struct, frozen=True):
     """What a scope starts from; ``elsewhere`` are this node's blocks in pools that do not serve it here."""
 
     pools: tuple[Pool, ...]
@@ -172,9 +163,13 @@ class _Grounds:
     reserved_spans: Spans
 
 
-def _grounds(
-    draft: Draft, version: Version, requested: tuple[Network, ...], labels: Mapping[str, str] | None
-) -> _Grounds:
+def _grounds(draft: Draft, version: Version, requested: tuple[Network, ...]) -> _Grounds:
+    labels = draft.view.labels(draft.node)
+    if labels is None and not requested:
+        raise NotFound(
+            f"node {draft.node} is not in the datastore, so no pool can be chosen for it: try again in a moment "
+            "if it has just started, else check NODENAME"
+        )
     usable = pools.serving(draft.pools, version=version, requested=requested, labels=labels or {})
     reserved = tuple(each for each in draft.view.reserved() if each.version == version)
     every = draft.affinities(version)

@@ -8,7 +8,8 @@ are applied to a new one, never a changed copy to fresh values.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+import msgspec
 
 from calico_libnetwork.datastore.protocol import (
     TRANSACTION_LIMIT,
@@ -38,16 +39,14 @@ from calico_libnetwork.model.pools import Pool, Spans
 _MARGIN = 12  # keys the largest single request may touch
 
 
-@dataclass(frozen=True, slots=True)
-class Own:
+class Own(msgspec.Struct, frozen=True):
     """A block this node has an affinity for; ``key`` is the block's."""
 
     network: Network
     key: str
 
 
-@dataclass
-class Scope:
+class Scope(msgspec.Struct, eq=False):
     """What serves requests of one kind: usable pools, this node's blocks there (in key order), reservations.
 
     ``walk`` has the keys of all blocks of the pools in this node's order, once somebody needed it; ``dry`` are the
@@ -58,9 +57,9 @@ class Scope:
     open: list[Own]
     full: list[Own]
     reserved: tuple[Network, ...]
-    reserved_spans: Spans = field(repr=False)
+    reserved_spans: Spans
     walk: list[str] | None = None
-    dry: set[object] = field(default_factory=set)
+    dry: set[object] = msgspec.field(default_factory=set)
 
 
 class Draft:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+
+import msgspec
 
 from calico_libnetwork.errors import AddressInUse, InvalidResource, IpamError
 from calico_libnetwork.ipam.assigning import find_block, release_unselected
@@ -14,8 +15,7 @@ from calico_libnetwork.model.block import Block, same_handle
 from calico_libnetwork.model.ipam_keys import Address, Network, affinity_key, block_key, block_key_at, handle_key
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(msgspec.Struct, frozen=True):
     """With ``handle`` or ``sequence`` only if the address is still assigned just so, else ``AddressInUse``."""
 
     address: Address
@@ -45,8 +45,7 @@ class Release:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseWith:
+class ReleaseWith(msgspec.Struct, frozen=True):
     """The object under ``key`` is deleted, and what was assigned for it released, at one revision."""
 
     key: str
@@ -65,8 +64,7 @@ class ReleaseWith:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseHandle:
+class ReleaseHandle(msgspec.Struct, frozen=True):
     """All addresses of ``handle``, as far as one transaction takes them."""
 
     handle: str
@@ -89,8 +87,7 @@ class ReleaseHandle:
         return released, False
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseAffinity:
+class ReleaseAffinity(msgspec.Struct, frozen=True):
     """``node``'s claim on a block. An empty block is deleted; any other goes on without a host if ``occupied``."""
 
     node: str

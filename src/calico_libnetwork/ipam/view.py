@@ -36,6 +36,7 @@ class View:
 
     def __init__(self, cache: Cache, *, node: str) -> None:
         self.cache = cache
+        self.get = cache.get
         self.generation = 0
         self._decoded: dict[str, tuple[KeyValue, object]] = {}
         self._full: set[str] = set()  # keys of blocks
@@ -50,9 +51,6 @@ class View:
         self._kept: dict[object, tuple[int, object]] = {}
         cache.subscribe(self._heard)
 
-    def get(self, key: str) -> KeyValue | None:
-        return self.cache.get(key)
-
     def keep(self, name: object, make: Callable[[], T]) -> T:
         """What ``make`` returned in this generation."""
         kept = self._kept.get(name)
@@ -62,7 +60,7 @@ class View:
 
     def config(self) -> IpamConfig:
         """Raises ``InvalidResource``: guessing at strict affinity would hand out what must not be."""
-        item = self.cache.get(ipam_keys.CONFIG_KEY)
+        item = self.get(ipam_keys.CONFIG_KEY)
         return IpamConfig() if item is None else self._known(item, _config)
 
     def locked(self) -> bool:
@@ -78,16 +76,16 @@ class View:
 
     def labels(self, node: str) -> Mapping[str, str] | None:
         """The labels of a Node; None if it does not exist."""
-        item = self.cache.get(ResourceKey("Node", node).path)
+        item = self.get(ResourceKey("Node", node).path)
         return None if item is None else self._known(item, _labels)
 
     def handle(self, key: str) -> Handle | None:
-        item = self.cache.get(key)
+        item = self.get(key)
         return None if item is None else self._known(item, _handle)
 
     def block(self, key: str) -> Block | None:
         """Raises ``InvalidResource``."""
-        item = self.cache.get(key)
+        item = self.get(key)
         return None if item is None else self._known(item, _block)
 
     def is_full(self, key: str) -> bool:
@@ -104,7 +102,7 @@ class View:
 
     def remember(self, key: str, decoded: object, *, revision: int) -> None:
         """Spares the decoding of what was written at ``revision``, unless it has been overwritten since."""
-        item = self.cache.get(key)
+        item = self.get(key)
         if item is not None and item.mod_revision == revision:
             self._decoded[key] = (item, decoded)
             self._note_full(key, decoded)

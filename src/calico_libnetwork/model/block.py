@@ -11,7 +11,6 @@ where they are in ``document``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from ipaddress import ip_network
@@ -45,14 +44,14 @@ class _Fields(msgspec.Struct, frozen=True, rename="camel"):
 
 
 _fields = msgspec.json.Decoder(_Fields)
+_sorted = msgspec.json.Encoder(order="deterministic")  # as Go sorts the keys of a map: as text
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(msgspec.Struct, frozen=True):
     """To whom an address is assigned: a handle, and attributes that tell people and Felix more."""
 
     handle: str | None
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     def entry(self) -> Document:
         entry: Document = {}
@@ -63,8 +62,7 @@ class Owner:
         return entry
 
 
-@dataclass(frozen=True, slots=True)
-class Allocation:
+class Allocation(msgspec.Struct, frozen=True):
     """One allocated ordinal as the block tells it; ``sequence`` is None where the writer kept none."""
 
     ordinal: int
@@ -78,9 +76,11 @@ class Allocation:
         return self.owner.attributes.get(NODE_ATTRIBUTE)
 
 
-@dataclass(frozen=True)
-class Block:
-    """``affinity`` is ``host:<node>``, ``virtual:<name>`` or None; ``claimed`` is RFC 3339 as stored."""
+class Block(msgspec.Struct, frozen=True, dict=True):
+    """``affinity`` is ``host:<node>``, ``virtual:<name>`` or None; ``claimed`` is RFC 3339 as stored.
+
+    ``cooling`` are the indices of attributes of addresses in cooldown.
+    """
 
     network: Network
     cidr: str
@@ -91,7 +91,8 @@ class Block:
     attributes: tuple[Document, ...]
     sequence: int
     sequences: dict[str, int]
-    document: Document = field(repr=False, compare=False)
+    document: Document
+    cooling: tuple[int, ...] = ()
 
     @cached_property
     def key(self) -> str:
@@ -101,11 +102,6 @@ class Block:
     def node(self) -> str | None:
         """The host this block is affine to."""
         return self.affinity.removeprefix("host:") if self.affinity and self.affinity.startswith("host:") else None
-
-    @cached_property
-    def cooling(self) -> tuple[int, ...]:
-        """Attributes of addresses in cooldown."""
-        return tuple([index for index, entry in enumerate(self.attributes) if entry.get("releasedAt") is not None])
 
     @cached_property
     def is_empty(self) -> bool:
@@ -182,6 +178,7 @@ def parse(value: bytes) -> Block:
         network = ip_network(fields.cidr)
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
         raise InvalidResource(f"an IPAM block is not readable: {error}") from error
+    attributes = tuple(document.get("attributes") or ())  # the same objects compare at once
     return Block(
         network=network,
         cidr=str(network),
@@ -189,10 +186,11 @@ def parse(value: bytes) -> Block:
         claimed=fields.affinity_claim_time,
         allocations=fields.allocations or (),
         unallocated=fields.unallocated or (),
-        attributes=tuple(document.get("attributes") or ()),  # the same objects compare at once
+        attributes=attributes,
         sequence=fields.sequence_number,
         sequences=fields.sequence_number_for_allocation or {},
         document=document,
+        cooling=_cooling(attributes),
     )
 
 
@@ -220,12 +218,12 @@ def encode(block: Block) -> bytes:
         ("unallocated", list(block.unallocated)),
         ("attributes", list(block.attributes)),
         ("sequenceNumber", block.sequence),
-        ("sequenceNumberForAllocation", block.sequences),
     )
     for name, value in changed:
         if (document.get(name) or type(value)()) != value:
-            # Go sorts the keys of a map as text
-            document[name] = {key: value[key] for key in sorted(value)} if isinstance(value, dict) else value
+            document[name] = value
+    if (document.get("sequenceNumberForAllocation") or {}) != block.sequences:
+        document["sequenceNumberForAllocation"] = msgspec.Raw(_sorted.encode(block.sequences))
     return documents.encode(document)
 
 
@@ -301,7 +299,7 @@ def advanced(block: Block) -> Block:
 
 def orphaned(block: Block) -> Block:
     """The block without a host."""
-    return replace(block, affinity=None, claimed=None)
+    return msgspec.structs.replace(block, affinity=None, claimed=None)
 
 
 def timestamp(now: int) -> str:
@@ -342,7 +340,7 @@ def _cooled(block: Block, ordinals: Iterable[int], now: int) -> Block:
     for ordinal in ordinals:
         allocations[ordinal] = index
         sequences[str(ordinal)] = block.sequence
-    return _changed(block, allocations, block.unallocated, attributes, sequences)
+    return _changed(block, allocations, block.unallocated, attributes, sequences, cooling=_cooling(attributes))
 
 
 def _changed(
@@ -353,8 +351,9 @@ def _changed(
     sequences: dict[str, int],
     *,
     sequence: int | None = None,
+    cooling: tuple[int, ...] | None = None,
 ) -> Block:
-    """``dataclasses.replace`` for what changes with every address; it takes a third of the time."""
+    """``msgspec.structs.replace`` for what changes with every address; it takes a third of the time."""
     return Block(
         network=block.network,
         cidr=block.cidr,
@@ -366,7 +365,12 @@ def _changed(
         sequence=block.sequence if sequence is None else sequence,
         sequences=sequences,
         document=block.document,
+        cooling=block.cooling if cooling is None else cooling,
     )
+
+
+def _cooling(attributes: Iterable[Document]) -> tuple[int, ...]:
+    return tuple([index for index, entry in enumerate(attributes) if entry.get("releasedAt") is not None])
 
 
 def _with_entry(attributes: tuple[Document, ...], entry: Document) -> tuple[tuple[Document, ...], int]:
@@ -393,4 +397,4 @@ def _pruned(block: Block) -> Block:
         renumbered[old] = new
     allocations = [None if index is None else renumbered[index] for index in block.allocations]
     attributes = tuple([block.attributes[index] for index in kept])
-    return _changed(block, allocations, block.unallocated, attributes, block.sequences)
+    return _changed(block, allocations, block.unallocated, attributes, block.sequences, cooling=_cooling(attributes))

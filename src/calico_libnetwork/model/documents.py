@@ -15,13 +15,8 @@ Document = dict[str, Any]
 
 _decoder = msgspec.json.Decoder(dict[str, Any])
 # Go's encoder writes these five as escapes inside strings, and JSON has them nowhere else
-_GO_ESCAPES = {
-    b"<": b"\\u003c",
-    b">": b"\\u003e",
-    b"&": b"\\u0026",
-    "\u2028".encode(): b"\\u2028",
-    "\u2029".encode(): b"\\u2029",
-}
+_ASCII_ESCAPES = {b"<": b"\\u003c", b">": b"\\u003e", b"&": b"\\u0026"}
+_GO_ESCAPES = _ASCII_ESCAPES | {"\u2028".encode(): b"\\u2028", "\u2029".encode(): b"\\u2029"}
 
 
 def decode(value: bytes) -> Document:
@@ -30,7 +25,7 @@ def decode(value: bytes) -> Document:
 
 def encode(document: Document) -> bytes:
     encoded = msgspec.json.encode(document)
-    for character, escape in _GO_ESCAPES.items():
+    for character, escape in (_ASCII_ESCAPES if encoded.isascii() else _GO_ESCAPES).items():
         if character in encoded:
             encoded = encoded.replace(character, escape)
     return encoded

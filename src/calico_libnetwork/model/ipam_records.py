@@ -59,8 +59,7 @@ def encode_affinity(state: AffinityState, stored: bytes = b"") -> bytes:
     return documents.encode(document | {"state": state})
 
 
-@dataclass(frozen=True, slots=True)
-class Handle:
+class Handle(msgspec.Struct, frozen=True):
     """How many addresses each block (CIDR as text) holds under this handle."""
 
     counts: Mapping[str, int]
@@ -78,7 +77,8 @@ class Handle:
             raise InvalidResource(f"an IPAM handle is not readable: {error}") from error
 
     def encode(self) -> bytes:
-        return documents.encode(self.document | {"block": dict(sorted(self.counts.items()))})
+        counts = self.counts if len(self.counts) == 1 else dict(sorted(self.counts.items()))
+        return documents.encode(self.document | {"block": counts})
 
     def counted(self, cidr: str, count: int) -> Handle:
         return Handle({**self.counts, cidr: count}, self.document)
