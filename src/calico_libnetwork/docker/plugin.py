@@ -123,6 +123,17 @@ _encode = msgspec.json.Encoder().encode
 _decoders = {row.path: msgspec.json.Decoder(row.request) for row in _ROWS if row.request is not None}
 
 
+class _Call(msgspec.Struct, frozen=True):
+    """A call that has been answered; ``result`` is for the log."""
+
+    path: str
+    body: bytes
+    answer: bytes
+    status: int
+    result: str
+    seconds: float
+
+
 class BadRequest(CalicoError):
     """The body is not what this call takes."""
 
@@ -179,12 +190,17 @@ class Plugin:
         except web.HTTPRequestEntityTooLarge:
             status, result = 413, f"the request's body has more than {_BODY_LIMIT} bytes"
             answer = _failure(result)
-        _report(request.path, body, status=status, result=result, started=started)
-        if request.path in ROWS:
-            self.on_call(request.path[1:], status, time.perf_counter() - started)
-        if self._settings.log_bodies:
-            _log.debug("docker call bodies", method=request.path[1:], request=_text(body), answer=_text(answer))
+        call = _Call(request.path, body, answer, status, result, time.perf_counter() - started)
+        asyncio.get_running_loop().call_soon(self._report, call)  # Docker has its answer before the log has its line
         return web.Response(body=answer, status=status, headers={"Content-Type": CONTENT_TYPE})
+
+    def _report(self, call: _Call) -> None:
+        _log_call(call)
+        if call.path in ROWS:
+            self.on_call(call.path[1:], call.status, call.seconds)
+        if self._settings.log_bodies:
+            request, answer = _text(call.body), _text(call.answer)
+            _log.debug("docker call bodies", method=call.path[1:], request=request, answer=answer)
 
     async def _perform(self, path: str, body: bytes, host: str) -> tuple[bytes, int, str]:
         """The answer's body and status, and the result for the log."""
@@ -261,15 +277,15 @@ class _Ids(msgspec.Struct):
 _ids = msgspec.json.Decoder(_Ids)
 
 
-def _report(path: str, body: bytes, *, status: int, result: str, started: float) -> None:
+def _log_call(call: _Call) -> None:
     """The one line of a call."""
     try:
-        ids = msgspec.structs.asdict(_ids.decode(body)) if body else {}
+        ids = msgspec.structs.asdict(_ids.decode(call.body)) if call.body else {}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         ids = {}
     shown = {name: text[:_ID_LENGTH] if name in {"network", "endpoint"} else text for name, text in ids.items() if text}
-    log = _log.info if status == 200 else _log.warning
-    log("docker call", method=path[1:], **shown, ms=round((time.perf_counter() - started) * 1e3, 2), result=result)
+    log = _log.info if call.status == 200 else _log.warning
+    log("docker call", method=call.path[1:], **shown, ms=round(call.seconds * 1e3, 2), result=call.result)
 
 
 def _text(body: bytes) -> str:
