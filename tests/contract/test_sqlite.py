@@ -68,7 +68,14 @@ async def test_killed_process_loses_nothing_it_was_answered_and_tears_no_transac
 
 async def test_revision_goes_on_where_it_was(tmp_path: Path) -> None:
     puts: list[Operation] = [Put(f"/{number}", b"") for number in range(20)]
-    transactions = (puts[:1], puts[:8], puts, [Delete("/19")], [Put("/18", b"1"), Delete("/17")], [Delete("/18")])
+    transactions: tuple[list[Operation], ...] = (
+        puts[:1],
+        puts[:8],
+        puts,
+        [Delete("/19")],
+        [Put("/18", b"1"), Delete("/17")],
+        [Delete("/18")],
+    )
     for number, operations in enumerate(transactions, start=2):
         store = await SqliteDatastore.open(tmp_path / "calico.db")
         assert (await store.list(["/"])).revision == number - 1
