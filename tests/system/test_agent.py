@@ -230,6 +230,22 @@ async def test_a_running_felix_is_left_alone(
         assert "10.65.0.1" not in namespace.run("ip", "route")
 
 
+async def test_a_felix_that_ends_is_said_to_have_ended_until_it_is_back(
+    namespace: Namespace, kernel: Kernel, store: MemoryDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calico_libnetwork.agent.dataplane.CHECK_SECONDS", 0.05)
+    found = [os.getpid()]
+    felix: dict[str, Any] = {"find": lambda: found[0] if found else None, "felix": FelixEndpoints(tmp_path)}
+    async with running(store, kernel, tmp_path, **felix) as now:
+        await eventually(lambda: now.report.ready)
+        found.clear()
+        await eventually(lambda: not now.report.ready)
+        assert "Felix does not run" in now.report.detail
+        assert not namespace.succeeds("nft", "list", "table", "inet", "calico-libnetwork")
+        found.append(os.getpid())
+        await eventually(lambda: now.report.ready)
+
+
 async def test_a_felix_that_appears_takes_over_once_it_has_the_endpoints(
     namespace: Namespace, kernel: Kernel, store: MemoryDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

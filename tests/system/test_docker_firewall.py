@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from calico_libnetwork.dataplane import sysctl
+from calico_libnetwork.dataplane import felix_firewall, sysctl
 from calico_libnetwork.dataplane.docker_firewall import DockerFirewall
 from calico_libnetwork.dataplane.nft import Nft
 from calico_libnetwork.dataplane.nft_monitor import ForeignChange, NftMonitor
@@ -125,6 +125,39 @@ def routed(namespace: Namespace, workloads: Workloads, number: int) -> Namespace
     sysctl.write(f"ipv4/conf/cali{number}/proxy_arp", "1")
     sysctl.write(f"ipv4/neigh/cali{number}/proxy_delay", "0")
     return workloads.attach(f"temp{number}", addresses=(f"10.65.0.{number}/32",))
+
+
+def felix_in_nftables(namespace: Namespace) -> None:
+    for family in ("ip", "ip6"):
+        namespace.run("nft", "add", "table", family, "calico")
+        namespace.run(
+            "nft", "add", "chain", family, "calico", "filter-FORWARD", "{ type filter hook forward priority 0; }"
+        )
+
+
+async def test_rules_of_a_felix_that_ended_are_named_with_what_removes_them(namespace: Namespace, nft: Nft) -> None:
+    assert await felix_firewall.leftovers(nft) == []
+    felix_in_nftables(namespace)
+    namespace.run("iptables-nft", "-N", "cali-FORWARD")
+    namespace.run("iptables-nft", "-A", "FORWARD", "-m", "comment", "--comment", "cali:dpf", "-j", "cali-FORWARD")
+    await DockerFirewall(nft).ensure()
+    found = await felix_firewall.leftovers(nft)
+    assert len(found) == 3
+    for sentence in found:
+        namespace.run("sh", "-ec", sentence.rpartition("remove them: ")[2].replace("iptables-", "iptables-nft-"))
+    assert await felix_firewall.leftovers(nft) == []
+
+
+async def test_docker_dropping_what_felix_accepts_in_nftables_is_said_until_it_is_put_right(
+    namespace: Namespace, nft: Nft
+) -> None:
+    docker(namespace, "iptables-nft")
+    firewall = DockerFirewall(nft)
+    assert await felix_firewall.unaccepted(nft, firewall) == []
+    felix_in_nftables(namespace)
+    (sentence,) = await felix_firewall.unaccepted(nft, firewall)
+    namespace.run("sh", "-ec", sentence.rpartition(": ")[2].replace("iptables", "iptables-nft"))
+    assert await felix_firewall.unaccepted(nft, firewall) == []
 
 
 async def test_other_firewalls_in_the_way_are_named_with_their_remedy(namespace: Namespace, nft: Nft) -> None:

@@ -62,6 +62,15 @@ async def test_the_file_is_noticed_when_it_comes(tmp_path: Path) -> None:
     assert await waiting
 
 
+def test_files_of_a_felix_that_ended_are_not_believed(tmp_path: Path) -> None:
+    theirs = tmp_path / "k8s default%2Fpod eth0"
+    theirs.touch()
+    status_file(KEY, tmp_path).touch()
+    FelixEndpoints(tmp_path).disbelieve()
+    assert list(tmp_path.iterdir()) == [theirs]
+    FelixEndpoints(tmp_path / "absent").disbelieve()
+
+
 async def test_waiting_for_the_file_is_bounded(tmp_path: Path) -> None:
     assert not await FelixEndpoints(tmp_path).wait(KEY, 0.01)
     assert not await FelixEndpoints(tmp_path / "absent").wait(KEY, 10)

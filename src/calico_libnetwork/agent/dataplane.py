@@ -24,6 +24,8 @@ from calico_libnetwork.routing.bird import Bird
 
 CHECK_SECONDS = 2.0
 HANDOVER_SECONDS = 60.0
+_WORKS = "Felix programs this host"
+_ENDED = "Felix does not run: what it has written holds, and what is new is closed until it is back"
 
 _log = structlog.get_logger(__name__)
 
@@ -59,14 +61,23 @@ class Dataplane:
             self.passive = await asyncio.to_thread(self._find) is not None
         if not self.passive:
             await self._agent.close()
+            self._felix.disbelieve()
 
     async def run(self) -> None:
         if not self.passive:
             await self._work_until_felix()
             self.passive = True
             await self._hand_over()
-        self._report.say("Felix programs this host", ready=True)
-        await asyncio.Event().wait()
+        await self._tell_obstacles()
+        await self._watch_felix()
+
+    async def obstacles(self) -> list[str]:
+        """Firewalls of others that may drop what policy accepts, each with what opens them."""
+        return await self._agent.host.obstacles(felix=self.passive)
+
+    async def _tell_obstacles(self) -> None:
+        for obstacle in await self.obstacles():
+            _log.warning("a firewall is in the way", obstacle=obstacle)
 
     @property
     def needs_carrier(self) -> bool:
@@ -81,12 +92,26 @@ class Dataplane:
         async with asyncio.TaskGroup() as tasks:
             agent = tasks.create_task(self._agent.run())
             routing = tasks.create_task(self._bird.run())
+            await self._tell_obstacles()
             await self._felix_appears()
             _log.info("Felix has appeared; BIRD ends, for calico/node brings its own")
             routing.cancel()
             await self._bird.leave()
             await self._felix_is_ready()
             agent.cancel()
+
+    async def _watch_felix(self) -> None:
+        """Says so when it ends. One that was never seen may run where this process sees no other processes."""
+        self._report.say(_WORKS, ready=True)
+        seen, works = False, True
+        while True:
+            running = await asyncio.to_thread(self._find) is not None
+            seen = seen or running
+            if seen and running is not works:
+                works = running
+                self._report.say(_WORKS if works else _ENDED, ready=works)
+                _log.warning("Felix runs again" if works else _ENDED)
+            await asyncio.sleep(CHECK_SECONDS)
 
     async def _felix_appears(self) -> None:
         """Never, where the setting says that our agent works whatever else runs."""

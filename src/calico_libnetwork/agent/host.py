@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
-from calico_libnetwork.dataplane import sysctl
+from calico_libnetwork.dataplane import felix_firewall, sysctl
 from calico_libnetwork.dataplane.conntrack import Conntrack
 from calico_libnetwork.dataplane.docker_firewall import DockerFirewall
 from calico_libnetwork.dataplane.kernel import Failure, Kernel
@@ -111,9 +111,12 @@ class Host:
         )
         return [*tables, *workloads, *firewall]
 
-    async def obstacles(self) -> list[str]:
-        """Firewalls of others that may drop what policy accepts, each with what opens them."""
-        return await self._firewall.obstacles()
+    async def obstacles(self, *, felix: bool) -> list[str]:
+        """Firewalls of others that may drop what policy accepts, each with what opens them; ``felix`` works here."""
+        others = await self._firewall.obstacles()
+        if felix:
+            return [*others, *await felix_firewall.unaccepted(self._nft, self._firewall)]
+        return [*others, *await felix_firewall.leftovers(self._nft)]
 
     async def remove(self) -> None:
         """For uninstalling: our tables and our rule in Docker's firewall."""

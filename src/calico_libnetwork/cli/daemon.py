@@ -141,7 +141,7 @@ class Daemon:
         self._health.add_part("docker", lambda: {"where": self._config.docker_host, "answers": self._docker.serving})
         self._health.add_part("dataplane", lambda: "Felix" if dataplane.passive else "built-in")
         self._health.add_part("agent", agent.status)
-        self._health.add_part("obstacles", agent.host.obstacles)
+        self._health.add_part("obstacles", dataplane.obstacles)
         self._health.add_part("routing", lambda: describe.describe(self._router.desired(), self._bird))
 
     async def _work(self, stop: asyncio.Event, works: Mapping[str, Work]) -> None:

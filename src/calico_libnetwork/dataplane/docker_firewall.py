@@ -27,7 +27,7 @@ _USER_CHAIN = "DOCKER-USER"
 _LEGACY_DROP = re.compile(r"-P FORWARD DROP|-A FORWARD -j (DROP|REJECT)( --reject-with \S+)?")
 
 Family = Literal["ip", "ip6"]
-_FAMILIES: tuple[Family, ...] = ("ip", "ip6")
+FAMILIES: tuple[Family, ...] = ("ip", "ip6")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class DockerFirewall:
     async def ensure(self) -> list[str]:
         """Where the rule had to be inserted just now, as ``ip filter DOCKER-USER``. Cheap enough for any event."""
         inserted = []
-        for family in _FAMILIES:
+        for family in FAMILIES:
             place = await self._look(family)
             if place.needed and not place.present:
                 rule = f'{self._nft_match} counter accept comment "{COMMENT}"'
@@ -66,7 +66,7 @@ class DockerFirewall:
 
     async def remove(self) -> None:
         """For uninstalling."""
-        for family in _FAMILIES:
+        for family in FAMILIES:
             for chain in ("FORWARD", _USER_CHAIN):
                 await self._delete(family, chain)
                 await self._delete_legacy(family, chain)
@@ -91,6 +91,11 @@ class DockerFirewall:
         if await self._nft.list("chain", "ip", "filter", "ufw-user-forward") is not None:
             found.append("ufw may drop forwarded packets: ufw route allow in on cali+ && ufw route allow out on cali+")
         return found
+
+    async def dropping(self, family: Family) -> str | None:
+        """The chain of nftables for rules that are to come before Docker's drop of what nobody accepts, if it drops."""
+        place = await self._look(family)
+        return place.chain if place.needed else None
 
     async def _look(self, family: Family) -> _Place:
         forward = await self._nft.list("chain", family, "filter", "FORWARD")

@@ -23,6 +23,7 @@ _IN_CLOSE_WRITE, _IN_MOVED_TO = 0x8, 0x80
 _IN_CREATE = 0x100
 _EVENT_BYTES = 4096
 _COMMAND_BYTES = 4096
+_OURS = f"{ORCHESTRATOR} {quote(f'{LIBNETWORK_NAMESPACE}/libnetwork', safe='')}"
 
 
 def find_felix(proc: Path = Path("/proc")) -> int | None:
@@ -63,9 +64,7 @@ def _namespace(process: Path) -> str | None:
 
 
 def status_file(key: ResourceKey, directory: Path = STATUS_DIRECTORY) -> Path:
-    endpoint = split_workload_endpoint_name(key.name)[-1]
-    workload = quote(f"{LIBNETWORK_NAMESPACE}/libnetwork", safe="")
-    return directory / f"{ORCHESTRATOR} {workload} {endpoint}"
+    return directory / f"{_OURS} {split_workload_endpoint_name(key.name)[-1]}"
 
 
 class FelixEndpoints:
@@ -73,6 +72,11 @@ class FelixEndpoints:
 
     def __init__(self, directory: Path = STATUS_DIRECTORY) -> None:
         self._directory = directory
+
+    def disbelieve(self) -> None:
+        """Forgets what a Felix that has ended said of our endpoints; one that comes back says it anew."""
+        for file in self._directory.glob(f"{_OURS} *"):
+            file.unlink(missing_ok=True)
 
     async def reporting(self) -> None:
         """Returns once Felix reports endpoints at all, which it begins to do some time after its start."""
