@@ -56,6 +56,12 @@ def peer(name: str, address: str) -> dict[str, object]:
     }
 
 
+FROM_THE_ROUTER = {
+    "apiVersion": "projectcalico.org/v3",
+    "kind": "GlobalNetworkPolicy",
+    "metadata": {"name": "from-the-router"},
+    "spec": {"ingress": [{"action": "Allow", "source": {"nets": [f"{ROUTER}/32", f"{BEHIND}.1/32"]}}]},
+}
 PEERS = (peer("a4", ROUTER), peer("a6", ROUTER6), peer("b4", f"{BEHIND}.1"), peer("b6", f"{BEHIND6}:1"))
 
 
@@ -148,6 +154,30 @@ def test_profiles_keep_networks_apart_across_subnets(cluster: Cluster) -> None:
     assert [
         address for address in both_addresses(third, "workload-D", "net2") if first.pings("workload-A", address)
     ] == []
+
+
+def test_the_fabric_reaches_the_containers_that_policy_opens_to_it(cluster: Cluster) -> None:
+    """By their own addresses, without NAT or a published port."""
+    cluster.network("net1")
+    first, _second, third = cluster.hosts
+    first.workload("workload-A", "net1")
+    third.workload("workload-E", "net1")
+    targets = [first.ipv4("workload-A", "net1"), third.ipv4("workload-E", "net1")]
+    wait_for("the router's routes", lambda: all(has_route(cluster, target) for target in targets), seconds=SOON)
+    assert not any(reached(cluster, target) for target in targets)
+    cluster.apply(FROM_THE_ROUTER)
+    wait_for("the containers", lambda: all(reached(cluster, target) for target in targets), seconds=SOON)
+    first.calico("delete", "globalnetworkpolicy", "from-the-router")
+
+
+def has_route(cluster: Cluster, target: str) -> bool:
+    assert cluster.router is not None
+    return "proto bird" in cluster.router.run("ip", "route", "get", target, "fibmatch")
+
+
+def reached(cluster: Cluster, target: str) -> bool:
+    assert cluster.router is not None
+    return cluster.router.try_run("ping", "-c", "1", "-W", "1", target).returncode == 0
 
 
 def test_no_ping_is_lost_when_bird_is_killed_or_the_plugin_is(cluster: Cluster) -> None:

@@ -229,6 +229,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         members=ClusterMembers(cache, endpoints, node=HERE),
         own_names=made,
     )
+    await made.names._aliases.learn()
     made.docker_writes()
     await made.put(member(HERE, NET_HERE), member(THERE, NET_THERE), A_HERE)
     try:
@@ -453,3 +454,19 @@ async def test_a_container_that_is_not_described_in_time_is_asked_for_again(tmp_
         here.described[WORKLOAD_A] = {"net1": {"NetworkID": NET_HERE, "EndpointID": "e", "Aliases": ["web"]}}
         await aliases.learn()
         assert aliases.of(WORKLOAD_A, NET_HERE) == frozenset({"web"})
+
+
+async def test_no_name_is_written_before_those_of_this_host_are_known(tmp_path: Path) -> None:
+    """As after a start of the plugin, whose table of containers was saved."""
+    async with world(tmp_path) as here:
+        bridge = {"NetworkID": "9" * 64, "EndpointID": "e", "Aliases": ["db"]}
+        here.described[WORKLOAD_A] = {"shop_default": bridge}
+        await here.put(workload(THERE, NET_THERE, "remote", "10.65.0.5", aliases="db"))
+        here.names.daemon_listed()
+        running = asyncio.create_task(here.names.run())
+        async with asyncio.timeout(2):
+            while not here.ours():  # noqa: ASYNC110 - nothing announces it
+                await asyncio.sleep(0)
+        assert [line for line in here.ours() if "db" in line] == ["10.65.0.5 db.net1"]
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

@@ -40,7 +40,9 @@ class Aliases:
         self._changed = changed
         self._known: dict[str, Names] = {}
         self._unknown: set[str] = set()
+        self._listed: frozenset[str] = frozenset()
         self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
 
     async def run(self) -> None:
         while True:
@@ -58,8 +60,14 @@ class Aliases:
 
     def daemon_listed(self, container_ids: Collection[str]) -> None:
         self._known.clear()
-        self._unknown = set(container_ids)
+        self._listed = frozenset(container_ids)
+        self._unknown = set(self._listed)
+        self._settled.clear()
         self._wake.set()
+
+    async def settled(self) -> None:
+        """Returns once all listed containers have been asked for: until then a name may be taken for nobody's."""
+        await self._settled.wait()
 
     def of(self, container_id: str, network_id: str) -> frozenset[str] | None:
         """None as long as they are not known, or the container has left the network."""
@@ -90,6 +98,8 @@ class Aliases:
                 self._known[container_id] = dict(_names(networks))
 
         await asyncio.gather(*(ask(container_id) for container_id in asked))
+        if asked >= self._listed:  # not listed anew meanwhile
+            self._settled.set()
         self._changed()
 
 

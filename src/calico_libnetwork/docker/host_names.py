@@ -77,6 +77,7 @@ class HostNames:
         self._directory: Path | None = None  # Docker's, of all containers
         self._written: set[str] = set()  # ids of containers whose file holds names of ours
         self.problem = ""
+        self._aliases.daemon_listed(table.ids())
         cache.subscribe(self._on_events)
 
     async def run(self) -> None:
@@ -121,6 +122,7 @@ class HostNames:
             root = (await self._docker.info()).get("DockerRootDir") or "/var/lib/docker"
             self._directory = Path(root) / "containers"
             candidates = candidates | self._table.ids()  # an earlier life may have left names anywhere
+        await self._aliases.settled()
         await self._own_names.follow_names(self._aliases_of)
         written, problem = await asyncio.to_thread(
             self._revise_all, self._directory, candidates, self._endpoints.all(), self._aliases.by_network()
