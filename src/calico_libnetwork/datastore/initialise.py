@@ -17,7 +17,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from calico_libnetwork.datastore.protocol import Datastore, Listing, Put, Transaction, absent, unchanged
 from calico_libnetwork.errors import ConfigError, Conflict, NotFound
-from calico_libnetwork.model import documents, kinds
+from calico_libnetwork.model import defaults, documents, kinds
 from calico_libnetwork.model.documents import Document, new_document
 from calico_libnetwork.model.kinds import KINDS, ResourceKey
 
@@ -163,20 +163,12 @@ def _plan(found: _Found, settings: FirstStart) -> Iterator[tuple[ResourceKey, Do
         ("default", {"logSeverityScreen": "Info", "reportingInterval": "0s"}),
         (f"node.{settings.node}", {"defaultEndpointToHostAction": "Return"}),
     ):
-        yield _unless_present(found, ResourceKey("FelixConfiguration", name), spec | _FELIX_DEFAULTS)
+        yield _unless_present(found, ResourceKey("FelixConfiguration", name), {**spec, **defaults.FELIX})
     yield _unless_present(found, ResourceKey("BGPConfiguration", "default"), _BGP_DEFAULTS)
     yield _unless_present(found, ResourceKey("IPAMConfiguration", "default"), _IPAM_DEFAULTS)
 
 
 # Defaults of Calico's schemas, which its tools store with every new object
-_FELIX_DEFAULTS: Document = {
-    "nftablesMode": "Auto",
-    "nftablesFlowTableOffload": "Disabled",
-    "bpfLogLevel": "",
-    "bpfConnectTimeLoadBalancing": "TCP",
-    "bpfHostNetworkedNATWithoutCTLB": "Enabled",
-    "floatingIPs": "Disabled",
-}
 _BGP_DEFAULTS: Document = {"logSeverityScreen": "Info", "serviceLoadBalancerAggregation": "Enabled"}
 _IPAM_DEFAULTS: Document = {
     "strictAffinity": False,

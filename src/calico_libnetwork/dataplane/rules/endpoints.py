@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TypeVar
 
 from calico_libnetwork.dataplane.rules import names
 from calico_libnetwork.dataplane.rules.members import Owner
@@ -13,6 +15,8 @@ from calico_libnetwork.model.resources import CONTAINER_ID, EndpointPort, HostEn
 from calico_libnetwork.policy.entity import Network, parse_network
 from calico_libnetwork.policy.findings import Finding
 from calico_libnetwork.policy.rule import PORT_PROTOCOLS, PROTOCOLS
+
+T = TypeVar("T")
 
 _PORT_PROTOCOL_NAMES = {PROTOCOLS[name]: name for name in ("tcp", "udp", "sctp")}
 
@@ -47,14 +51,32 @@ def workload_addresses(
     key: ResourceKey, resource: WorkloadEndpoint, findings: list[Finding]
 ) -> tuple[IPv4Address | IPv6Address, ...]:
     """None of them for an endpoint that Calico ignores."""
-    addresses: list[IPv4Address | IPv6Address] = []
-    for position, text in enumerate(resource.spec.ip_networks or ()):
+    place = _Place(key, "endpoint", "spec.ipNetworks", "single address")
+    return _each_read(resource.spec.ip_networks, _single_address, place, findings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Of a list of texts, and what they should be."""
+
+    key: ResourceKey
+    feature: str
+    field: str
+    wanted: str
+
+
+def _each_read(
+    texts: tuple[str, ...] | None, read: Callable[[str], T], place: _Place, findings: list[Finding]
+) -> tuple[T, ...]:
+    """Once each; what is none of them is left out with a finding."""
+    found: dict[T, None] = {}
+    for position, text in enumerate(texts or ()):
         try:
-            addresses.append(_single_address(text))
+            found[read(text)] = None
         except ValueError:
-            field = f"spec.ipNetworks[{position}]"
-            findings.append(Finding(key, "error", "endpoint", field, f"{text!r} is no single address; it is left out"))
-    return tuple(dict.fromkeys(addresses))
+            said = f"{text!r} is no {place.wanted}; it is left out"
+            findings.append(Finding(place.key, "error", place.feature, f"{place.field}[{position}]", said))
+    return tuple(found)
 
 
 def _single_address(text: str) -> IPv4Address | IPv6Address:
@@ -105,25 +127,13 @@ def workload_owner(addresses: tuple[IPv4Address | IPv6Address, ...], resource: W
 
 
 def host_owner(key: ResourceKey, resource: HostEndpoint, findings: list[Finding]) -> Owner:
-    addresses = []
-    for position, text in enumerate(resource.spec.expected_ips or ()):
-        try:
-            addresses.append(ip_address(text))
-        except ValueError:
-            field = f"spec.expectedIPs[{position}]"
-            findings.append(Finding(key, "error", "host-endpoint", field, f"{text!r} is no address; it is left out"))
-    return _endpoint_owner(tuple(addresses), resource.spec.ports)
+    place = _Place(key, "host-endpoint", "spec.expectedIPs", "address")
+    return _endpoint_owner(_each_read(resource.spec.expected_ips, ip_address, place, findings), resource.spec.ports)
 
 
 def network_set_owner(key: ResourceKey, resource: NetworkSet, findings: list[Finding]) -> Owner:
-    networks: list[Network] = []
-    for position, text in enumerate(resource.spec.nets or ()):
-        try:
-            networks.append(parse_network(text))
-        except ValueError:
-            field = f"spec.nets[{position}]"
-            findings.append(Finding(key, "error", "nets", field, f"{text!r} is no address or CIDR; it is left out"))
-    return Owner(networks=tuple(dict.fromkeys(networks)))
+    place = _Place(key, "nets", "spec.nets", "address or CIDR")
+    return Owner(networks=_each_read(resource.spec.nets, parse_network, place, findings))
 
 
 def _endpoint_owner(addresses: tuple[IPv4Address | IPv6Address, ...], ports: tuple[EndpointPort, ...] | None) -> Owner:

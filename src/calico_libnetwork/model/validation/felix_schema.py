@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from calico_libnetwork.model import defaults
 from calico_libnetwork.model.validation import formats
 from calico_libnetwork.model.validation.fields import (
     Boolean,
@@ -210,14 +211,6 @@ goMemoryLimitMB number -1
 goMaxProcs number -1
 requireMTUFile flag
 """
-_DEFAULTS: Fields = {
-    "nftablesMode": "Auto",
-    "nftablesFlowTableOffload": "Disabled",
-    "bpfLogLevel": "",
-    "bpfConnectTimeLoadBalancing": "TCP",
-    "bpfHostNetworkedNATWithoutCTLB": "Enabled",
-    "floatingIPs": "Disabled",
-}
 
 _DURATION = Text(
     "a duration such as 90s or 1m30s",
@@ -323,7 +316,7 @@ def _one_table_setting(settings: Fields, path: str, report: Report) -> None:
 def _field(line: str) -> Field:
     name, word, *rest = line.split()
     type_, kept = _TYPES[word](rest)
-    return Field(name, type_, _DEFAULTS.get(name), kept=kept)
+    return Field(name, type_, defaults.FELIX.get(name), kept=kept)
 
 
 FELIX_CONFIGURATION = Object(*map(_field, _SETTINGS.split("\n")[1:-1]), rules=[_one_table_setting])
