@@ -61,5 +61,5 @@ def _accepts(entry: dict[str, Any], key: str) -> bool:
 
 
 def _matches(expression: dict[str, Any], key: str) -> bool:
-    match = expression.get("match", {})
+    match: dict[str, object] = expression.get("match", {})
     return match.get("left") == {"meta": {"key": key}} and match.get("right") == "cali*"
