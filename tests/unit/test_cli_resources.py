@@ -284,8 +284,13 @@ def test_unreadable_values_are_said_and_do_not_stop_the_rest(calico: Command, tm
     result = calico("get", "profile")
     assert "good" in succeeded(result)
     assert result.stderr.count("is not readable") == 2
-    assert failed(calico("get", "profile", "bad")) == "Profile(bad) is not readable; delete it and create it anew"
+    assert (
+        failed(calico("get", "profile", "bad"))
+        == "Profile(bad) is not readable; apply a good version in its place, or delete it"
+    )
     succeeded(calico("delete", "profile", "bad"))
+    succeeded(calico("apply", "-f", "-", documents=document("Profile", "worse")))
+    assert calico("get", "profile").stderr == ""
 
 
 def test_policy_of_before_calico_3_30_is_edited_where_it_is(calico: Command, tmp_path: Path) -> None:

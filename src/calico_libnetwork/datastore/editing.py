@@ -79,7 +79,7 @@ class Editor:
             raise NotFound(f"{key} does not exist")
         document = _readable(item)
         if document is None:
-            raise InvalidResource(f"{key} is not readable; delete it and create it anew")
+            raise InvalidResource(f"{key} is not readable; apply a good version in its place, or delete it")
         return shown(document, item.mod_revision)
 
     async def create(self, valid: Valid) -> Document:

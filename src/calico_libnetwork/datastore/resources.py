@@ -104,7 +104,9 @@ class Resources:
             if item is None:
                 raise NotFound(f"{key} does not exist")
             if self._view(key, item) is None:
-                raise InvalidResource(f"{key} is stored in a form nobody can read; delete it and create it anew")
+                raise InvalidResource(
+                    f"{key} is stored in a form nobody can read; apply a good version in its place, or delete it"
+                )
             value = self._changed_value(item, change)
             resource = kinds.decode(key, value)
             if value == item.value:
