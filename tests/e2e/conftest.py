@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 import pytest
 
 from tests.e2e.etcd import a_host, etcd_in, on_etcd
-from tests.e2e.lab import COMMAND, Docker, Host, Lab, dockers, tail
+from tests.e2e.lab import Docker, Host, Lab, dockers, tail
 from tests.e2e.machine import wait_for
 from tests.e2e.several_hosts import Cluster, a_cluster, release
 from tests.e2e.traffic import Resources, Traffic
@@ -54,13 +54,8 @@ def host(shared_host: Host) -> Iterator[Host]:
         shared_host.plugin.stop()
         shared_host.plugin.environment = {}
         shared_host.plugin.start()
-        wait_for("the datastore to be served", lambda: _answers(shared_host))
     shared_host.clear()
     wait_for("the host to be clean", lambda: not shared_host.traces(), seconds=10, found=shared_host.traces)
-
-
-def _answers(host: Host) -> bool:
-    return host.machine.try_run(str(COMMAND), "get", "nodes").returncode == 0
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def compile_policy(key: ResourceKey, resource: Policy) -> tuple[CompiledPolicy, 
         name=_shown_name(resource, tier),
         tier=tier,
         order=_order(spec.order),
-        selector=_policy_selector(key, resource),
+        selector=conjunction(_selectors(key, resource)),
         rules=rules,
         workloads=not (spec.do_not_track or spec.pre_dnat),
     )
@@ -113,7 +113,7 @@ def require_selectors(key: ResourceKey, resource: AnyResource) -> None:
     """Raises ``InvalidResource`` if it is a policy of which it cannot be told where it applies."""
     if key.kind in POLICY_KINDS:
         try:
-            _policy_selector(key, resource)
+            _selectors(key, resource)
         except InvalidResource as error:
             raise InvalidResource(f"{key} cannot be applied: {error}") from error
 
@@ -187,7 +187,8 @@ def _directions(resource: Policy) -> tuple[Direction, ...]:
     return tuple(direction for direction in DIRECTIONS if not types or direction in types)
 
 
-def _policy_selector(key: ResourceKey, resource: Policy) -> Selector:
+def _selectors(key: ResourceKey, resource: Policy) -> list[Selector]:
+    """What must all match. Raises ``InvalidResource``."""
     spec = resource.spec
     own = parse(spec.selector)
     if own.mentions_global:
@@ -199,7 +200,7 @@ def _policy_selector(key: ResourceKey, resource: Policy) -> Selector:
         parts.append(namespace_selector(spec.namespace_selector))
     if spec.service_account_selector:
         parts.append(service_account_selector(spec.service_account_selector))
-    return conjunction(parts)
+    return parts
 
 
 def _shown_name(resource: Policy, tier: str) -> str:
