@@ -127,7 +127,7 @@ class Cache:
         async with aclosing(self._datastore.watch(self._prefixes, listing.revision + 1)) as batches:
             async for batch in batches:
                 self._seen = max(self._seen, batch.revision)
-                self._tell([event for event in batch.events if self._learn(event.key, event.current, event.revision)])
+                self._tell([event for event in batch.events if self._hear(event)])
 
     def _adopt(self, listing: Listing, floor: int) -> list[Event]:
         """Makes memory equal to ``listing``, but for what was written or read after it. Returns the changes."""
@@ -167,11 +167,15 @@ class Cache:
             if self._learn(key, item, as_of)
         ]
 
+    def _hear(self, event: Event) -> bool:
+        """Whether it is news; the echo of what this process wrote is not, and most of what it hears."""
+        if event.current is not None and event.current is self._items.get(event.key):
+            return False
+        return self._learn(event.key, event.current, event.revision)
+
     def _learn(self, key: str, item: KeyValue | None, as_of: int) -> bool:
         """Takes the state of ``key`` as of a revision unless a newer one is known. Returns whether it was news."""
         known = self._items.get(key)
-        if item is known and item is not None:
-            return False
         if as_of < (known.mod_revision if known else self._absent.get(key, 0)):
             return False
         if item is None:

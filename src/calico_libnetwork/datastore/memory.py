@@ -41,12 +41,13 @@ class MemoryDatastore:
         while True:
             self._require_open()
             changed = self._changed
-            batch = self._ledger.since(position, prefixes)
-            position = max(position, batch.revision + 1)
-            if batch.events:
-                yield batch
-            else:
-                await changed.wait()
+            if position <= self._ledger.revision:
+                batch = self._ledger.since(position, prefixes)
+                position = batch.revision + 1
+                if batch.events:
+                    yield batch
+                    continue
+            await changed.wait()
 
     async def compact(self, revision: int) -> None:
         self._require_open()

@@ -146,9 +146,8 @@ def _scope(draft: Draft, version: Version, requested: tuple[Network, ...]) -> Sc
         grounds = draft.view.keep((version, requested), lambda: _grounds(draft, version, requested))
     for own in grounds.elsewhere:
         release_unselected(draft, own.key)
-    scope = Scope(grounds.pools, [], [], grounds.reserved, grounds.reserved_spans)
-    for own in grounds.own:
-        (scope.full if draft.is_full(own.key) else scope.open).append(own)
+    with_room, full = draft.parted(grounds.own)
+    scope = Scope(grounds.pools, with_room, full, grounds.reserved, grounds.reserved_spans)
     draft.scopes[version, requested] = scope
     return scope
 

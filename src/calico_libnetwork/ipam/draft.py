@@ -7,7 +7,7 @@ are applied to a new one, never a changed copy to fresh values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -112,7 +112,13 @@ class Draft:
         return self._blocks[key] is not None if key in self._blocks else self.view.get(key) is not None
 
     def is_full(self, key: str) -> bool:
-        return key not in self._blocks and self.view.is_full(key)
+        return key not in self._blocks and key in self.view.full
+
+    def parted(self, own: Sequence[Own]) -> tuple[list[Own], list[Own]]:
+        """Those that may have something to give, and the full ones."""
+        full, known = self.view.full, self._blocks
+        with_room = [each for each in own if each.key not in full or each.key in known]
+        return with_room, [each for each in own if each.key in full and each.key not in known]
 
     def put_block(self, block: Block) -> None:
         self._set_block(block.key, block)

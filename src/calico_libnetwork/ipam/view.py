@@ -6,7 +6,7 @@ An object that cannot be read is reported with its key and then left alone: it s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.datastore.protocol import Event, KeyValue
@@ -32,14 +32,17 @@ PREFIXES = (ipam_keys.IPAM_PREFIX, POOLS, RESERVATIONS, NODES, CLUSTERS)
 
 
 class View:
-    """``generation`` changes with what assignments of ``node`` are decided on, apart from blocks and handles."""
+    """``generation`` changes with what assignments of ``node`` are decided on, apart from blocks and handles.
+
+    ``full`` are the keys of blocks of which it is known, without decoding anything, that they have nothing to give.
+    """
 
     def __init__(self, cache: Cache, *, node: str) -> None:
         self.cache = cache
         self.get = cache.get
         self.generation = 0
-        self._decoded: dict[str, tuple[KeyValue, object]] = {}
-        self._full: set[str] = set()  # keys of blocks
+        self.full: set[str] = set()
+        self._decoded: dict[str, tuple[KeyValue, Any]] = {}
         self._grounds = (
             POOLS,
             RESERVATIONS,
@@ -48,7 +51,7 @@ class View:
             ipam_keys.CONFIG_KEY,
             f"{ipam_keys.AFFINITIES_PREFIX}{node}/",
         )
-        self._kept: dict[object, tuple[int, object]] = {}
+        self._kept: dict[object, tuple[int, Any]] = {}
         cache.subscribe(self._heard)
 
     def keep(self, name: object, make: Callable[[], T]) -> T:
@@ -56,7 +59,8 @@ class View:
         kept = self._kept.get(name)
         if kept is None or kept[0] != self.generation:
             self._kept[name] = kept = (self.generation, make())
-        return cast(T, kept[1])
+        kept_value: T = kept[1]
+        return kept_value
 
     def config(self) -> IpamConfig:
         """Raises ``InvalidResource``: guessing at strict affinity would hand out what must not be."""
@@ -88,10 +92,6 @@ class View:
         item = self.get(key)
         return None if item is None else self._known(item, _block)
 
-    def is_full(self, key: str) -> bool:
-        """Whether it is known, without decoding anything, that a block has nothing to give."""
-        return key in self._full
-
     def blocks(self, node: str | None = None) -> Iterator[Block]:
         """All readable blocks in key order, or those that mention ``node``; the others are not even decoded."""
         mark = b"" if node is None else f'{node}"'.encode()
@@ -109,10 +109,10 @@ class View:
 
     def _note_full(self, key: str, decoded: object) -> None:
         if isinstance(decoded, Block) and decoded.is_full:
-            self._full.add(key)
+            self.full.add(key)
 
     def _heard(self, events: Sequence[Event]) -> None:
-        self._full.difference_update(event.key for event in events)
+        self.full.difference_update(event.key for event in events)
         if any(event.key.startswith(self._grounds) for event in events):
             self.generation += 1
 
@@ -129,7 +129,7 @@ class View:
         known = self._decoded.get(item.key)
         if known is None or known[0] is not item:
             try:
-                decoded: object = decode(item)
+                decoded: T | InvalidResource = decode(item)
             except InvalidResource as error:
                 decoded = error
                 self.cache.unreadable.note(item, str(error))
@@ -137,7 +137,8 @@ class View:
             self._note_full(item.key, decoded)
         if isinstance(known[1], InvalidResource):
             raise InvalidResource(f"{item.key}: {known[1]}")
-        return cast(T, known[1])  # one key is always decoded by the same function
+        found: T = known[1]  # one key is always decoded by the same function
+        return found
 
 
 def _config(item: KeyValue) -> IpamConfig:

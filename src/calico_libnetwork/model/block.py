@@ -391,7 +391,7 @@ def _pruned(block: Block) -> Block:
     used.discard(None)
     if len(used) == len(block.attributes):
         return block
-    kept = sorted(index for index in used if index is not None)
+    kept = [index for index in range(len(block.attributes)) if index in used]
     renumbered: list[int | None] = [None] * len(block.attributes)
     for new, old in enumerate(kept):
         renumbered[old] = new
