@@ -108,9 +108,7 @@ def wait_for_repair(host: Host, before: list[str]) -> None:
     wait_for("the kernel as it was", lambda: shown(host) == before, seconds=15, found=difference)
 
 
-@pytest.mark.parametrize(
-    "kind", [kind for kind in DAMAGE if kind != "sysctl"]
-)  # nothing announces it: seen at the next resync
+@pytest.mark.parametrize("kind", DAMAGE)
 def test_what_is_damaged_by_hand_while_it_runs_comes_back(host: Host, kind: str) -> None:
     ipv4, ipv6 = pair(host)
     before = shown(host)

@@ -113,14 +113,41 @@ async def test_settings_are_made_right_whenever_the_interface_comes_up(namespace
     assert sysctl.read("ipv4/conf/cali1/proxy_arp") == "1"
 
 
-async def test_settings_changed_by_hand_are_made_right_at_the_next_resync(namespace: Namespace, agent: Agent) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("ipv4/conf/cali1/proxy_arp", "0"),
+        ("ipv4/conf/cali1/forwarding", "0"),
+        ("ipv4/conf/cali1/rp_filter", "2"),
+        ("ipv6/conf/cali1/proxy_ndp", "0"),
+        ("ipv6/conf/cali1/forwarding", "0"),
+    ],
+)
+async def test_settings_changed_by_hand_are_made_right_at_once_where_the_kernel_tells(
+    namespace: Namespace, agent: Agent, key: str, value: str
+) -> None:
     add_veth(namespace, 1)
     agent.workloads.update(endpoint(1))
     await agent.apply()
-    sysctl.write("ipv4/conf/cali1/proxy_arp", "0")
+    before = sysctl.read(key)
+    await asyncio.sleep(0)  # what was announced of its making is no news afterwards
+    agent.changed.clear()
+    sysctl.write(key, value)
+    await agent.changed.wait()
+    await agent.apply()
+    assert sysctl.read(key) == before != value
+
+
+async def test_other_settings_changed_by_hand_are_made_right_at_the_next_resync(
+    namespace: Namespace, agent: Agent
+) -> None:
+    add_veth(namespace, 1)
+    agent.workloads.update(endpoint(1))
+    await agent.apply()
+    sysctl.write("ipv4/neigh/cali1/proxy_delay", "80")
     agent.workloads.distrust()
     await agent.apply()
-    assert sysctl.read("ipv4/conf/cali1/proxy_arp") == "1"
+    assert sysctl.read("ipv4/neigh/cali1/proxy_delay") == "0"
 
 
 async def test_address_inside_a_local_block_needs_no_advertisement(namespace: Namespace, agent: Agent) -> None:

@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from calico_libnetwork.datastore.protocol import Put, Transaction
 from calico_libnetwork.docker import messages
 from calico_libnetwork.docker.reconciler import CONFIRMATION, SETTLING, Reconciler, Suspicion
 from calico_libnetwork.errors import DatastoreUnavailable, DockerUnavailable
+from calico_libnetwork.model import documents
+from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.names import address_handle
 from tests.unit.docker_fakes import NODE, FakeDaemon, Host, running_host
 
@@ -157,9 +160,31 @@ async def test_an_interface_without_an_endpoint_goes(host: Host, reconciling: Re
     host.veths.present["cali0000000000a"] = replace(spec, host_name="cali0000000000a")
     host.veths.present["eth0"] = spec
     await reconciling.round()
-    clock.now += CONFIRMATION
+    assert reconciling._pause() <= SETTLING  # and not only at the next round of the minute
+    clock.now += SETTLING
     assert await reconciling.round() == [Suspicion("interface", "cali0000000000a")]
     assert host.veths.present.keys() == {INTERFACE, "eth0"}
+
+
+async def test_an_interface_being_made_or_of_another_orchestrator_stays(
+    host: Host, reconciling: Reconciler, clock: Clock
+) -> None:
+    await start(host)
+    docker_lists(host, "10.65.0.1")
+    spec = host.veths.present[INTERFACE]
+    host.veths.present |= dict.fromkeys(["cali0000000000a", "cali0000000000b"], spec)
+    reconciling._being_made = lambda: ["cali0000000000a"]
+    endpoint = {"node": NODE, "orchestrator": "k8s", "interfaceName": "cali0000000000b", "ipNetworks": ["10.9.0.1/32"]}
+    document = documents.new_document(
+        "WorkloadEndpoint", f"{NODE.replace('-', '--')}-k8s-pod-eth0", endpoint, uid="u", created=""
+    )
+    key = ResourceKey("WorkloadEndpoint", document["metadata"]["name"], "default")
+    await host.datastore.commit(Transaction([], [Put(key.path, documents.encode(document))]))
+    await host.caught_up()
+    await reconciling.round()
+    clock.now += CONFIRMATION
+    assert await reconciling.round() == []
+    assert len(host.veths.present) == 3
 
 
 async def test_what_docker_removed_during_an_outage_goes_as_soon_as_the_datastore_is_back(

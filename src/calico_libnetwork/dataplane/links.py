@@ -25,6 +25,8 @@ _GROUPS = (
     rtnetlink.GROUP_IPV4_ROUTE,
     rtnetlink.GROUP_IPV6_ADDRESS,
     rtnetlink.GROUP_IPV6_ROUTE,
+    rtnetlink.GROUP_IPV4_SETTINGS,
+    rtnetlink.GROUP_IPV6_SETTINGS,
 )
 _AF_BRIDGE = 7
 
@@ -34,18 +36,20 @@ class LinkChanges:
     """What happened since the last report.
 
     ``lost_routes``: interfaces whose routes and neighbours the kernel has dropped, for they went down, went away or
-    are another device now. ``addresses``: of interfaces that are no workloads'. ``routes`` and ``neighbours``:
-    somebody else changed one; read them again.
+    are another device now. ``settings``: interfaces whose forwarding, proxying or ``rp_filter`` was changed; of other
+    settings the kernel tells nothing. ``addresses``: of interfaces that are no workloads'. ``routes`` and
+    ``neighbours``: somebody else changed one; read them again.
     """
 
     interfaces: set[str] = field(default_factory=set)
     lost_routes: set[str] = field(default_factory=set)
+    settings: set[str] = field(default_factory=set)
     addresses: bool = False
     routes: bool = False
     neighbours: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.interfaces or self.addresses or self.routes or self.neighbours)
+        return bool(self.interfaces or self.settings or self.addresses or self.routes or self.neighbours)
 
 
 class Links:
@@ -169,6 +173,10 @@ class Links:
             if not changes.routes:
                 route = rtnetlink.parse_route(message)
                 changes.routes = route is not None and self._matters(route)
+        elif kind == rtnetlink.RTM_NEWNETCONF:
+            index, odd = rtnetlink.parse_changed_settings(message)
+            if odd and index in self._names:
+                changes.settings.add(self._names[index])
         elif kind in (rtnetlink.RTM_NEWNEIGH, rtnetlink.RTM_DELNEIGH):
             neighbour = rtnetlink.parse_neighbour(message)
             # permanent entries and deletions; the kernel's own comings and goings are too many to look at

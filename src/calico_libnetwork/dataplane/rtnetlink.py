@@ -34,10 +34,15 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
+RTM_NEWNETCONF = 80
 
 GROUP_LINK, GROUP_NEIGHBOUR = 1, 3
 GROUP_IPV4_ADDRESS, GROUP_IPV4_ROUTE = 5, 7
 GROUP_IPV6_ADDRESS, GROUP_IPV6_ROUTE = 9, 11
+GROUP_IPV4_SETTINGS, GROUP_IPV6_SETTINGS = 24, 25
+
+_NETCONF_INDEX, _NETCONF_FORWARDING, _NETCONF_RP_FILTER, _NETCONF_PROXY = 1, 2, 3, 5
+_NETCONF_SWITCHES = (_NETCONF_FORWARDING, _NETCONF_PROXY)
 
 TABLE_MAIN = 254
 PROTOCOL_KERNEL, PROTOCOL_BOOT, PROTOCOL_STATIC, PROTOCOL_CALICO = 2, 3, 4, 80
@@ -312,6 +317,14 @@ def _route_identity(route: RouteInfo) -> list[bytes]:
 def _scope(route: RouteInfo) -> int:
     on_device = route.kind == RouteKind.UNICAST and route.gateway is None
     return _SCOPE_LINK if on_device and route.destination.version == 4 else _SCOPE_UNIVERSE
+
+
+def parse_changed_settings(message: Message) -> tuple[int, bool]:
+    """The interface, by index, and whether the change is none that a workload's interface is given when it is made."""
+    attrs = attributes(message.body, 4)
+    numbers = {kind: struct.unpack("=i", payload)[0] for kind, payload in attrs.items() if len(payload) == 4}
+    odd = _NETCONF_RP_FILTER in numbers or any(numbers.get(kind, 1) != 1 for kind in _NETCONF_SWITCHES)
+    return numbers.get(_NETCONF_INDEX, 0), odd
 
 
 def replace_neighbour(neighbour: NeighbourInfo) -> Request:

@@ -117,7 +117,7 @@ class Workloads:
             self._neighbours.interfaces_lost(changes.lost_routes)
         self._routes.stale |= changes.routes
         self._neighbours.stale |= changes.neighbours
-        ours = changes.interfaces & self._by_interface.keys()
+        ours = (changes.interfaces | changes.settings) & self._by_interface.keys()
         self._to_configure |= ours
         return bool(ours) or changes.routes or changes.neighbours
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -82,18 +82,7 @@ def assemble(
         forget=forget,
         interface_exists=interface_exists,
     )
-    recording = Recording(
-        node=settings.node,
-        ipam=ipam,
-        endpoints=parts.endpoints,
-        networks=parts.networks,
-        labelling=parts.labelling,
-        writer=parts.writer,
-        in_flight=parts.in_flight,
-        departures=parts.departures,
-        forget=forget,
-        interface_exists=interface_exists,
-    )
+    recording = _recording(settings, parts, ipam=ipam, forget=forget, interface_exists=interface_exists)
     reconciler = Reconciler(
         node=settings.node,
         docker=daemon,
@@ -105,6 +94,7 @@ def assemble(
         reachable=lambda: cache.connected,
         veths=veths,
         interfaces=interfaces,
+        being_made=lambda: network.being_made,
         forget=forget,
         recording=recording,
     )
@@ -135,6 +125,28 @@ def _parts(
         removals=Removals(veths),
         sandboxes=Sandboxes(settings.run_directory / SANDBOXES_FILE, exists=exists),
         writer=EndpointWriter(cache, networks, labelling, node=settings.node),
+    )
+
+
+def _recording(
+    settings: DockerSettings,
+    parts: EndpointParts,
+    *,
+    ipam: Ipam,
+    forget: Callable[[Endpoint], Awaitable[None]],
+    interface_exists: Callable[[str], bool],
+) -> Recording:
+    return Recording(
+        node=settings.node,
+        ipam=ipam,
+        endpoints=parts.endpoints,
+        networks=parts.networks,
+        labelling=parts.labelling,
+        writer=parts.writer,
+        in_flight=parts.in_flight,
+        departures=parts.departures,
+        forget=forget,
+        interface_exists=interface_exists,
     )
 
 

@@ -110,6 +110,11 @@ class NetworkDriver:
         self._chosen_names: dict[str, str] = {}  # a user's for the container's interface, of endpoints as above
         self._creating: set[str] = set()  # host side interfaces
 
+    @property
+    def being_made(self) -> frozenset[str]:
+        """Host side interfaces whose endpoint is not written yet."""
+        return frozenset(self._creating)
+
     async def create_network(self, request: messages.CreateNetwork) -> None:
         refuse_unsupported(request)
         await self._networks.add(request)

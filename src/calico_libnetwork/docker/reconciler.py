@@ -72,6 +72,7 @@ class Suspicion:
 class Reading:
     """``docker_ids``, ``docker_addresses``: of all endpoints Docker lists, joining ones included.
 
+    ``taken``: interfaces of endpoints of this node, other orchestrators' too, and those being made.
     ``gone_networks``: recorded by this node and not listed by Docker. ``unnamed``: assigned on this node without a
     handle, as by the plugin that this one replaces; what such an address is for, only its endpoint can tell.
     """
@@ -83,6 +84,7 @@ class Reading:
     unnamed: Mapping[Address, Assignment]
     reserved: frozenset[Address]
     interfaces: frozenset[str]
+    taken: frozenset[str]
     gone_networks: frozenset[str]
 
 
@@ -101,8 +103,7 @@ def read_docker(networks: Iterable[Mapping[str, Any]]) -> tuple[frozenset[str], 
 def suspicions(reading: Reading) -> Iterator[Suspicion]:
     """What the reading has that nothing accounts for. Pure."""
     used = {address for endpoint in reading.endpoints.values() for address in endpoint.addresses}
-    known_interfaces = {endpoint.interface for endpoint in reading.endpoints.values()}
-    known_interfaces |= {endpoint_interface(endpoint_id) for endpoint_id in reading.docker_ids}
+    known_interfaces = reading.taken | {endpoint_interface(endpoint_id) for endpoint_id in reading.docker_ids}
     for endpoint_id in reading.endpoints.keys() - reading.docker_ids:
         yield Suspicion("endpoint", endpoint_id)
     for address in reading.assigned.keys() - used - reading.reserved - reading.docker_addresses:
@@ -124,9 +125,9 @@ class Veths(Protocol):
 
 
 class Reconciler:
-    """``interfaces`` lists the host's interfaces; ``forget`` deletes an endpoint with its interface.
+    """``interfaces`` lists the host's interfaces, ``being_made`` those whose endpoint is not written yet.
 
-    ``reachable`` says whether the datastore answers, as far as is known.
+    ``forget`` deletes an endpoint with its interface. ``reachable`` says whether the datastore answers as far as known.
     """
 
     def __init__(
@@ -142,6 +143,7 @@ class Reconciler:
         reachable: Callable[[], bool],
         veths: Veths,
         interfaces: Callable[[], Iterable[str]],
+        being_made: Callable[[], Iterable[str]],
         forget: Callable[[Endpoint], Awaitable[None]],
         recording: Recording,
         clock: Callable[[], float] = time.time,
@@ -156,6 +158,7 @@ class Reconciler:
         self._reachable = reachable
         self._veths = veths
         self._interfaces = interfaces
+        self._being_made = being_made
         self._forget = forget
         self._recording = recording
         self._clock = clock
@@ -172,8 +175,16 @@ class Reconciler:
             except DockerUnavailable as error:
                 _log.debug("nothing reconciled", reason=str(error))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SOON if self._departures else PERIOD):
+                async with asyncio.timeout(self._pause()):
                     await self._hurry.wait()
+
+    def _pause(self) -> float:
+        """Until there may be something to do."""
+        if self._departures:
+            return SOON
+        now = self._clock()
+        due = (since + _lasting(found) - now for found, since in self._since.items())
+        return min([PERIOD, *(seconds for seconds in due if seconds > 0)])
 
     def hurry(self) -> None:
         """Docker was listed anew, or an endpoint went without its word: look now."""
@@ -197,7 +208,7 @@ class Reconciler:
         self._since = {found: self._since.get(found, _first_seen(found, reading, now)) for found in suspicions(reading)}
         repaired = []
         for found, since in list(self._since.items()):
-            if (now - since >= CONFIRMATION or self._is_certain(found)) and await self._repair(found, reading):
+            if (now - since >= _lasting(found) or self._is_certain(found)) and await self._repair(found, reading):
                 repaired.append(found)
                 del self._since[found]
         return repaired
@@ -234,6 +245,8 @@ class Reconciler:
             {address: each for address, each in here.items() if each.handle is None},
             frozenset(reserved | {address for address in assigned if address in self._in_flight}),
             frozenset(name for name in self._interfaces() if name.startswith(INTERFACE_PREFIX) and "-" not in name),
+            frozenset(each.interface for each in self._endpoints.all() if each.node == self._node)
+            | frozenset(self._being_made()),
             gone_networks,
         )
 
@@ -266,6 +279,12 @@ class Reconciler:
         assigned = reading.assigned.get(address) or reading.unnamed.get(address)
         if assigned is not None:
             await self._ipam.release(address, handle=assigned.handle, sequence=assigned.sequence)
+
+
+def _lasting(found: Suspicion) -> float:
+    """Seconds for which it must have looked wrong. An interface without an endpoint is no start under way: those are
+    known by name; what is left is somebody else's that has not written its endpoint yet."""
+    return SETTLING if found.kind == "interface" else CONFIRMATION
 
 
 def _first_seen(found: Suspicion, reading: Reading, now: float) -> float:
