@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from calico_libnetwork.cli.datastore import datastore
 from calico_libnetwork.cli.resources import apply, get
-from calico_libnetwork.cli.session import Session
+from calico_libnetwork.cli.session import FILE, Session
 from calico_libnetwork.config import Config
 
 Command = Callable[..., Result]
@@ -66,6 +66,8 @@ def test_lock_and_unlock(old: Path) -> None:
 
 
 def test_there_is_nothing_to_lock_in_an_empty_datastore(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / FILE).touch()
     assert "there is no cluster in embedded" in str(call(tmp_path / "new", "lock").exception)
 
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from calico_libnetwork.cli import resources
 from calico_libnetwork.cli.deletion import delete as delete_resource
 from calico_libnetwork.cli.deletion import open_ipam
-from calico_libnetwork.cli.session import Session
+from calico_libnetwork.cli.session import FILE, Session
 from calico_libnetwork.config import Config
 from calico_libnetwork.datastore.initialise import FirstStart, initialise
 from calico_libnetwork.datastore.memory import MemoryDatastore
@@ -37,6 +37,7 @@ Command = Callable[..., Result]
 def calico(tmp_path: Path) -> Command:
     """Runs a command on a datastore of its own; an error of ours comes out as it would on stderr."""
     config = Config(datastore_type="embedded", state_directory=tmp_path, run_directory=tmp_path)
+    (tmp_path / FILE).touch()
     table = {command.name: command for command in (
         resources.get, resources.create, resources.apply, resources.replace, resources.delete, resources.validate,
     )}  # fmt: skip
@@ -159,6 +160,7 @@ def test_a_failure_half_way_says_how_far_it_came(calico: Command) -> None:
 
 
 def test_validate_needs_no_datastore(calico: Command, tmp_path: Path) -> None:
+    (tmp_path / FILE).unlink()
     result = calico("validate", "-f", "-", documents=document("IPPool", "p", {"cidr": "127.0.0.0/16"}))
     assert succeeded(result) == "Successfully validated 1 'IPPool' resource(s)\n"
     assert "Warning: IPPool(p): spec.cidr 127.0.0.0/16 is no range that containers can use" in result.stderr
@@ -213,6 +215,13 @@ def test_get_by_name_and_by_file(calico: Command) -> None:
 def test_export_leaves_out_what_belongs_to_this_cluster(calico: Command) -> None:
     succeeded(calico("apply", "-f", "-", documents=document("Profile", "a")))
     assert read(calico, "profile", "a", "--export")["metadata"] == {"name": "a"}
+
+
+def test_a_question_makes_no_datastore_where_there_is_none(tmp_path: Path) -> None:
+    there = Session(Config(datastore_type="embedded", state_directory=tmp_path / "none", run_directory=tmp_path))
+    result = CliRunner().invoke(resources.get, ["nodes"], obj=there)
+    assert "this host has no datastore" in failed(result)
+    assert not (tmp_path / "none").exists()
 
 
 def test_default_allow_profile_is_there_and_stays(calico: Command) -> None:

@@ -50,7 +50,7 @@ def import_(session: Session, *, filename: Path, overwrite: bool) -> None:
     snapshot = transfer.load(content)
 
     async def write() -> tuple[int, str]:
-        async with session.datastore() as found:
+        async with session.datastore(may_make=True) as found:
             return await transfer.import_into(found, snapshot, overwrite=overwrite), found.description
 
     count, description = session.run(write())

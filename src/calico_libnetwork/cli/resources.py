@@ -214,7 +214,7 @@ async def _write_all(
 ) -> None:
     _warn(documents)
     revisions = [_revision(valid, document) for valid, document in documents]
-    async with session.datastore() as datastore:
+    async with session.datastore(may_make=True) as datastore:
         await ensure_cluster(datastore)
         editor = Editor(datastore)
         await _each(

@@ -14,6 +14,7 @@ from calico_libnetwork import config as configuration
 from calico_libnetwork.config import Config
 from calico_libnetwork.datastore import embedded
 from calico_libnetwork.datastore.protocol import Datastore
+from calico_libnetwork.errors import DatastoreUnavailable
 
 if TYPE_CHECKING:
     from calico_libnetwork.datastore.etcd import EtcdDatastore
@@ -35,8 +36,10 @@ class Session:
         return self._given or configuration.load()
 
     @asynccontextmanager
-    async def datastore(self) -> AsyncGenerator[Datastore, None]:
+    async def datastore(self, *, may_make: bool = False) -> AsyncGenerator[Datastore, None]:
         """The configured datastore, closed at the end. Raises ``DatastoreUnavailable``."""
+        if not may_make:
+            _require_one(self.config)
         datastore = await open_datastore(self.config)
         try:
             yield datastore
@@ -48,6 +51,16 @@ class Session:
 
 
 pass_session = click.make_pass_decorator(Session, ensure=True)
+
+
+def _require_one(config: Config) -> None:
+    """A question must not leave an empty datastore behind, nor be answered out of one."""
+    file = config.state_directory / FILE
+    if config.datastore_type == "embedded" and not file.exists() and not (config.run_directory / SOCKET).exists():
+        raise DatastoreUnavailable(
+            f"this host has no datastore: {file} does not exist; start calico-libnetwork run, or set ETCD_ENDPOINTS"
+            " where the cluster has etcd"
+        )
 
 
 async def open_datastore(config: Config) -> Datastore:
