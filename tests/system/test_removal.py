@@ -49,7 +49,7 @@ async def test_removal_leaves_what_is_not_ours(namespace: Namespace, others: str
     assert stable(namespace.run("sh", "-c", SHOW)) == stable(others)
     assert sorted(told) == [
         "interface vxlan.calico",
-        "nftables table arp calico-libnetwork, and its rule in Docker's firewall",
+        "nftables table arp calico-libnetwork",
         "nftables table inet calico-libnetwork, and its rule in Docker's firewall",
         "routes that drop what has no other: 1",
         "routes through cali0123456789a: 1",
