@@ -138,6 +138,13 @@ def test_when_bird_is_needed(others: Any, pools: Any, peers: Any, mesh: bool, mo
     assert decision.reason
 
 
+def test_the_reason_for_direct_routes_says_nothing_untrue_of_a_calico_node() -> None:
+    beside: dict[str, Any] = {"bird_installed": True, "own": member("a", "10.0.0.1/24"), "peers": ()}
+    beside["others"] = {"b": member("b", "10.0.0.2/24")}
+    assert "encapsulated" in decide("auto", pools=[pool_of(vxlan="Always")], mesh=True, **beside).reason
+    assert "mesh is off" in decide("auto", pools=[pool_of()], mesh=False, **beside).reason
+
+
 @pytest.mark.parametrize("setting", ["direct", "bird", "none"])
 def test_a_setting_decides(setting: Any) -> None:
     decision = decide(setting, bird_installed=True, own=None, others={}, pools=[], peers=(), mesh=True)

@@ -45,11 +45,19 @@ def decide(
     if setting == "auto":
         reason = _need(own, others, pools, peers, mesh=mesh)
         if not reason:
-            return Decision("direct", "all nodes run this agent and share a subnet")
+            return Decision("direct", _no_need(pools, mesh=mesh))
     if bird_installed:
         return Decision("bird", reason)
     text = f"BIRD is needed, for {reason}, and is not installed; install the package bird2"
     return Decision("direct", "BIRD is not installed", (Finding("error", "BIRD", text),))
+
+
+def _no_need(pools: Collection[RoutedPool], *, mesh: bool) -> str:
+    if pools and all(pool.vxlan != "Never" for pool in pools):
+        return "every pool is encapsulated by VXLAN"
+    if not mesh:
+        return "the node-to-node mesh is off and no BGPPeer exists"
+    return "all nodes run this agent and share a subnet"
 
 
 def _need(
