@@ -5,8 +5,8 @@
 For every combination: the first full load, one endpoint more, one policy changed that selects ten endpoints and one
 that selects all. With root, the changes are written into a network namespace of its own by the product's writer, in
 the agent's order: the closed skeleton, then the load, with the garbage collector off. After each of the three loads
-the final ruleset is loaded once more by ``nft -f``. What it takes through the whole agent, and its memory, is
-measured by ``benchmarks.in_force`` in a process of its own.
+the final ruleset is loaded once more by ``nft -f``. What one endpoint more takes through the whole agent, and the
+agent's memory, is measured by ``benchmarks.in_force``.
 Every endpoint has a profile (50 of them) and the labels role (one of a hundred) and app (one of ten in each role);
 policy i selects one role, or for every fifth one app, and allows from the endpoints of another role.
 """
@@ -221,14 +221,6 @@ async def changes(load: Load, endpoints: int, rounds: int) -> dict[str, float]:
     return result
 
 
-def through_agent(endpoints: int, policies: int) -> dict[str, Any]:
-    """In a process of its own, whose memory is then the agent's."""
-    command = [sys.executable, "-m", "benchmarks.in_force", "--json"]
-    command += ["--endpoints", str(endpoints), "--policies", str(policies)]
-    result: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-    return result
-
-
 def nft_command(text: str) -> None:
     subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
 
@@ -242,8 +234,7 @@ async def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "no network namespace of our own")
     async with Nft() as nft:
-        results = await all_of_them(nft)
-    return [result | through_agent(result["endpoints"], result["policies"]) for result in results]
+        return await all_of_them(nft)
 
 
 def main() -> None:
