@@ -233,6 +233,8 @@ class Plugin:
         return await row.method(await self._ready_drivers(), request)
 
     async def _ready_drivers(self) -> Drivers:
+        if self._drivers.done():
+            return self._drivers.result()
         try:
             async with asyncio.timeout(ATTACH_DEADLINE):
                 return await asyncio.shield(self._drivers)
