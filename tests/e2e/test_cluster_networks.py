@@ -165,11 +165,12 @@ def test_aliases_and_short_ids_resolve_on_every_host(cluster: Cluster) -> None:
     first, _second, third = cluster.hosts
     first.network("net1")
     cluster.everywhere(has("net1"), "net1")
-    first.workload("workload-A", "net1", "--network-alias", "api")
+    first.workload("workload-A", "net1", "--network-alias", "api", "--hostname", "frontend")
     third.workload("workload-E", "net1", "--network-alias", "web", "--network-alias", "db")
     for name in ("web.net1", "web", "db", third.docker("inspect", "--format", "{{.Id}}", "workload-E")[:12]):
         resolves(first, "workload-A", name, {third.ipv4("workload-E", "net1")})
-    resolves(third, "workload-E", "api", {first.ipv4("workload-A", "net1")})
+    for name in ("api", "frontend"):
+        resolves(third, "workload-E", name, {first.ipv4("workload-A", "net1")})
 
     first.workload("workload-B", "net1", "--network-alias", "web")
     both = sorted([first.ipv4("workload-B", "net1"), third.ipv4("workload-E", "net1")])
