@@ -83,6 +83,37 @@ def test_everything_recorded_can_be_created_and_is_shown_alike(calico: Command) 
             assert printed == line["stdout"], words
 
 
+def test_objects_asked_for_by_name_are_no_list_and_those_that_exist_are_shown(calico: Command) -> None:
+    succeeded(calico("apply", "-f", "-", documents=[document("Profile", "a"), document("Profile", "long-name")]))
+    both = read(calico, "profile", "a", "long-name")
+    assert [profile["metadata"]["name"] for profile in both] == ["a", "long-name"]
+    tables = "NAME   \na      \n\nNAME        \nlong-name   \n\n"
+    assert succeeded(calico("get", "profile", "a", "long-name")) == tables
+    one_of_two = calico("get", "profile", "a", "b")
+    assert one_of_two.stdout == "NAME   \na      \n\n"
+    assert failed(one_of_two) == "Profile(b) does not exist"
+
+
+def test_export_is_for_objects_asked_for_by_name(calico: Command) -> None:
+    succeeded(calico("apply", "-f", "-", documents=document("Profile", "a")))
+    assert set(read(calico, "profile", "a", "--export")["metadata"]) == {"name"}
+    assert "uid" in read(calico, "profile", "--export")["items"][0]["metadata"]
+
+
+def test_metadata_comes_in_the_order_of_calicos_tools(calico: Command) -> None:
+    succeeded(calico("apply", "-f", "-", documents=document("NetworkSet", "a", labels={"b": "c"})))
+    shown = json.loads(succeeded(calico("get", "networkset", "a", "-o", "json")))
+    assert list(shown["metadata"]) == ["name", "namespace", "uid", "resourceVersion", "creationTimestamp", "labels"]
+
+
+def test_json_is_escaped_as_go_does(calico: Command) -> None:
+    policy = document("GlobalNetworkPolicy", "a", {"selector": "a == 'b' && has(c)"})
+    succeeded(calico("apply", "-f", "-", documents=policy))
+    shown = succeeded(calico("get", "gnp", "a", "-o", "json"))
+    assert "\\u0026\\u0026" in shown
+    assert json.loads(shown)["spec"]["selector"] == "a == 'b' && has(c)"
+
+
 def test_one_kind_is_named_in_the_summary(calico: Command) -> None:
     profiles = [document("Profile", "a"), document("Profile", "b")]
     assert succeeded(calico("apply", "-f", "-", documents=profiles)) == "Successfully applied 2 'Profile' resource(s)\n"
@@ -207,7 +238,7 @@ def test_get_by_name_and_by_file(calico: Command) -> None:
     succeeded(calico("apply", "-f", "-", documents=profiles))
     assert succeeded(calico("get", "profile", "b", "a", "-o", "name")) == "Profile/b\nProfile/a\n"
     assert succeeded(calico("get", "-f", "-", "-o", "name", documents=profiles)) == "Profile/a\nProfile/b\n"
-    assert read(calico, "profile", "a", "b")["kind"] == "ProfileList"
+    assert read(calico, "profile", "a", "b")[1]["kind"] == "Profile"
     assert "pods is no kind of resource" in failed(calico("get", "pods"))
     assert "Give a file with -f" in failed(calico("get"))
 

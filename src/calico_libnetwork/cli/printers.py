@@ -19,23 +19,24 @@ Column = tuple[str, Cell]
 
 
 def render(kind: Kind, found: Sequence[Document], *, output: str, revision: int | None, all_namespaces: bool) -> str:
-    """``found`` in one of ``OUTPUTS``; ``revision`` None prints a single object by itself."""
+    """``found`` in one of ``OUTPUTS``; with ``revision`` None they were asked for by name, and are no list."""
     if kind.name == "Tier":
         found = sorted(found, key=_tier_order)
     match output:
         case "name":
             return "".join(f"{kind.name}/{document['metadata']['name']}\n" for document in found)
         case "yaml" | "json":
-            whole = found[0] if revision is None and len(found) == 1 else _listed(kind, found, revision)
-            return to_yaml(whole) if output == "yaml" else json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+            whole = _listed(kind, found, revision) if revision is not None else found[0] if len(found) == 1 else found
+            return to_yaml(whole) if output == "yaml" else to_json(whole)
         case _:
             namespaced = all_namespaces and kind.namespaced
             columns = [("NAMESPACE", _metadata("namespace"))] if namespaced else []
-            return table(columns + _columns(kind.name, output), found)
+            columns += _columns(kind.name, output)
+            return table(columns, found) if revision is not None else "".join(table(columns, [one]) for one in found)
 
 
-def _listed(kind: Kind, found: Sequence[Document], revision: int | None) -> Document:
-    metadata = {} if revision is None else {"resourceVersion": str(revision)}
+def _listed(kind: Kind, found: Sequence[Document], revision: int) -> Document:
+    metadata = {"resourceVersion": str(revision)}
     return {"kind": f"{kind.name}List", "apiVersion": API_VERSION, "metadata": metadata, "items": list(found)}
 
 
@@ -84,6 +85,10 @@ def _spec(name: str, default: object = "") -> Cell:
     return lambda document: (document.get("spec") or {}).get(name, default)
 
 
+def _count(name: str) -> Cell:
+    return lambda document: len((document.get("spec") or {}).get(name) or ())
+
+
 def _order(document: Document) -> object:
     order = _spec("order", None)(document)
     return go_float(order) if isinstance(order, int | float) else order
@@ -115,6 +120,17 @@ def _peering_nodes(document: Document) -> object:
     return spec.get("node") or spec.get("nodeSelector") or "(global)"
 
 
+def _pod_selector(document: Document) -> str:
+    """As Go prints a selector's labels and expressions."""
+    selector = (document.get("spec") or {}).get("podSelector") or {}
+    labels = " ".join(f"{key}:{value}" for key, value in sorted((selector.get("matchLabels") or {}).items()))
+    expressions = [
+        f"{{{each['key']} {each['operator']} [{' '.join(each.get('values') or ())}]}}"
+        for each in selector.get("matchExpressions") or ()
+    ]
+    return f"{{map[{labels}] [{' '.join(expressions)}]}}"
+
+
 _NAME: Column = ("NAME", _metadata("name"))
 _POLICY: tuple[list[Column], list[Column]] = (
     [_NAME, ("TIER", _spec("tier"))],
@@ -133,6 +149,13 @@ _CLUSTER: list[Column] = [
     ("CLUSTERTYPE", _spec("clusterType")),
     ("CALICOVERSION", _spec("calicoVersion")),
     ("DATASTOREREADY", _spec("datastoreReady")),
+]
+_FILTER: list[Column] = [
+    _NAME,
+    ("NUMEXPORTV4", _count("exportV4")),
+    ("NUMIMPORTV4", _count("importV4")),
+    ("NUMEXPORTV6", _count("exportV6")),
+    ("NUMIMPORTV6", _count("importV6")),
 ]
 _PEER: list[Column] = [
     _NAME,
@@ -182,6 +205,7 @@ _TABLES: dict[str, tuple[list[Column], list[Column]]] = {
     "NetworkPolicy": _POLICY,
     "StagedGlobalNetworkPolicy": _POLICY,
     "StagedNetworkPolicy": _POLICY,
+    "StagedKubernetesNetworkPolicy": ([_NAME], [_NAME, ("PODSELECTOR", _pod_selector)]),
     "GlobalNetworkSet": ([_NAME], _NETWORKS),
     "NetworkSet": ([_NAME], _NETWORKS),
     "HostEndpoint": (
@@ -194,6 +218,7 @@ _TABLES: dict[str, tuple[list[Column], list[Column]]] = {
             ("PROFILES", _spec("profiles")),
         ],
     ),
+    "BGPFilter": (_FILTER, _FILTER),
     "BGPPeer": (_PEER, _PEER),
     "BGPConfiguration": (_BGP, _BGP),
     "ClusterInformation": (_CLUSTER, _CLUSTER),
@@ -206,6 +231,13 @@ _TABLES: dict[str, tuple[list[Column], list[Column]]] = {
 def _columns(kind: str, output: str) -> list[Column]:
     short, wide = _TABLES.get(kind, ([_NAME], [_NAME]))
     return wide if output == "wide" else short
+
+
+_ESCAPED_BY_GO = str.maketrans({character: f"\\u{ord(character):04x}" for character in "&<>\u2028\u2029"})
+
+
+def to_json(document: Any) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False).translate(_ESCAPED_BY_GO) + "\n"
 
 
 _TEXT_TAG = "tag:yaml.org,2002:str"

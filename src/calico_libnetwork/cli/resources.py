@@ -140,8 +140,7 @@ def get(
         wanted = [(KINDS[key.kind], [key]) for key in keys]
     scope = "" if all_namespaces else (namespace or DEFAULT_NAMESPACE)
     for one, keys in wanted:
-        text = session.run(_shown(session, one, keys, scope=scope, output=output, export=export))
-        click.echo(text, nl=False)
+        session.run(_show(session, one, keys, scope=scope, output=output, export=export))
 
 
 def _documents(sources: tuple[str, ...], *, recursive: bool) -> list[Any]:
@@ -264,14 +263,16 @@ def _warn(documents: Sequence[tuple[Valid, Document]]) -> None:
             click.echo(f"Warning: {warning}", err=True)
 
 
-async def _shown(
+async def _show(
     session: Session, kind: Kind, keys: Sequence[ResourceKey], *, scope: str, output: str, export: bool
-) -> str:
+) -> None:
+    """Those that exist are shown even where another one does not."""
+    missing: list[str] = []
     async with session.datastore() as datastore:
         editor = Editor(datastore)
         revision: int | None = None
         if keys:
-            found = [await editor.get(key) for key in keys]
+            found = await _named(editor, keys, missing)
         else:
             listed = await editor.list_kind(kind.name, namespace=scope if kind.namespaced else "")
             found, revision = list(listed.documents), listed.revision
@@ -279,9 +280,22 @@ async def _shown(
                 click.echo(f"Warning: the value under {path} is not readable", err=True)
         if kind.name == "Node" and output == "wide":
             found = await _with_default_as_number(editor, found)
-    if export:
-        found, revision = [_exported(document) for document in found], None
-    return render(kind, found, output=output, revision=revision, all_namespaces=not scope)
+    if export and keys:  # calicoctl ignores it where nobody is named
+        found = [_exported(document) for document in found]
+    if found or not keys:
+        click.echo(render(kind, found, output=output, revision=revision, all_namespaces=not scope), nl=False)
+    if missing:
+        raise NotFound("\n".join(missing))
+
+
+async def _named(editor: Editor, keys: Sequence[ResourceKey], missing: list[str]) -> list[Document]:
+    found = []
+    for key in keys:
+        try:
+            found.append(await editor.get(key))
+        except NotFound as error:
+            missing.append(str(error))
+    return found
 
 
 async def _with_default_as_number(editor: Editor, nodes: list[Document]) -> list[Document]:

@@ -195,7 +195,7 @@ class Editor:
 def shown(document: Document, revision: int) -> Document:
     """As calicoctl shows it: a policy under its own name and in a tier, every object with its revision."""
     document = documents.without_policy_annotation(document)
-    metadata = document["metadata"] | {"resourceVersion": str(revision)}
+    metadata = _with_revision(document["metadata"], revision)
     if document.get("kind") in POLICY_KINDS:
         spec = document.get("spec") or {}
         tier = spec.get("tier") or "default"
@@ -236,3 +236,9 @@ def _other_pools(listing: Listing, key: ResourceKey) -> Iterator[tuple[str, str]
 
 def _blocks(listing: Listing) -> Iterator[str]:
     return (str(block) for item in listing.items if (block := ipam_keys.parse_block_key(item.key)) is not None)
+
+
+def _with_revision(metadata: Document, revision: int) -> Document:
+    """In its place among the others, which Kubernetes fixes: after name, namespace and uid."""
+    first = {name: metadata[name] for name in ("name", "namespace", "uid") if name in metadata}
+    return first | {"resourceVersion": str(revision)} | {k: v for k, v in metadata.items() if k not in first}

@@ -163,12 +163,15 @@ def _plan(found: _Found, settings: FirstStart) -> Iterator[tuple[ResourceKey, Do
         ("default", {"logSeverityScreen": "Info", "reportingInterval": "0s"}),
         (f"node.{settings.node}", {"defaultEndpointToHostAction": "Return"}),
     ):
-        yield _unless_present(found, ResourceKey("FelixConfiguration", name), {**spec, **defaults.FELIX})
+        yield _unless_present(found, ResourceKey("FelixConfiguration", name), spec | _FELIX_DEFAULTS)
     yield _unless_present(found, ResourceKey("BGPConfiguration", "default"), _BGP_DEFAULTS)
     yield _unless_present(found, ResourceKey("IPAMConfiguration", "default"), _IPAM_DEFAULTS)
 
 
 # Defaults of Calico's schemas, which its tools store with every new object
+_FELIX_DEFAULTS: Document = {  # but those that a Felix before 3.32 does not know, and warns of
+    name: value for name, value in defaults.FELIX.items() if not name.startswith("nftables")
+}
 _BGP_DEFAULTS: Document = {"logSeverityScreen": "Info", "serviceLoadBalancerAggregation": "Enabled"}
 _IPAM_DEFAULTS: Document = {
     "strictAffinity": False,
