@@ -69,7 +69,8 @@ def empty_namespace() -> None:
     kernel = Socket(ROUTE_PROTOCOL)
     for family in (socket.AF_INET, socket.AF_INET6):
         routes = map(rtnetlink.parse_route, kernel.dump(*rtnetlink.list_routes(family)))
-        kernel.exchange([rtnetlink.delete_route(route) for route in routes if route is not None])
+        made = [route for route in routes if route is not None and route.protocol != rtnetlink.PROTOCOL_KERNEL]
+        kernel.exchange([rtnetlink.delete_route(route) for route in made])
     neighbours = map(rtnetlink.parse_neighbour, kernel.dump(*rtnetlink.LIST_NEIGHBOURS))
     kernel.exchange([rtnetlink.delete_neighbour(neighbour) for neighbour in neighbours if neighbour is not None])
     kernel.close()
