@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.e2e.conftest import MakeHost
-from tests.e2e.lab import Docker, Host
+from tests.e2e.lab import OUTSIDE, Docker, Host, dockers
 
+NFTABLES_BACKEND = "--firewall-backend=nftables"
 ROUTES = ["default via 169.254.1.1 dev cali0", "169.254.1.1 dev cali0 scope link"]
 
 
@@ -268,3 +269,31 @@ def test_forwarding_passes_dockers_drop_policy(make_host: MakeHost) -> None:
 
     assert host.pings("workload-A", "workload-B.net1", "-4")
     assert host.pings("workload-A", "workload-B.net1", "-6")
+
+
+@pytest.mark.parametrize("docker", dockers()[-1:], ids=str, scope="session")
+def test_networks_work_beside_dockers_nftables_backend(make_host: MakeHost, docker: Docker) -> None:
+    host = make_host()
+    if docker.release < (29,):
+        assert "unknown flag" in host.machine.try_run("dockerd", "--validate", NFTABLES_BACKEND).stderr
+        return
+    host.dockerd.stop()
+    host.machine.run("nft", "flush", "ruleset")
+    host.dockerd.start(NFTABLES_BACKEND)
+    host.network("net1", "--ipv6")
+    host.network("net2")
+    host.docker("network", "create", "bridged")
+    host.workload("workload-A", "net1")
+    host.workload("workload-B", "net1")
+    host.workload("stranger", "net2")
+    host.workload("neighbour", "bridged")
+
+    assert "ip filter" not in host.machine.run("nft", "list", "tables")
+    assert host.pings("workload-A", "workload-B.net1", "-4")
+    assert host.pings("workload-A", "workload-B.net1", "-6")
+    assert host.pings("workload-A", OUTSIDE)
+    assert host.pings("neighbour", OUTSIDE)
+    assert not host.pings("stranger", host.ipv4("workload-A", "net1"))
+    host.docker("network", "connect", "bridged", "workload-A")
+    assert host.pings("workload-A", "neighbour", "-4")
+    assert host.pings("workload-A", "workload-B.net1", "-4")

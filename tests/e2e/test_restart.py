@@ -6,6 +6,7 @@ import json
 import re
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from difflib import unified_diff
 from pathlib import Path
@@ -57,6 +58,24 @@ def test_a_restart_of_the_plugin_loses_no_packet(host: Host, number: signal.Sign
     assert host.pings("workload-C", "workload-A.net1")
     host.docker("rm", "--force", "workload-A")
     assert len(host.endpoints()) == 2
+
+
+@pytest.mark.parametrize("docker", dockers()[-1:], ids=str, scope="session")
+def test_containers_started_while_the_plugin_restarts_have_their_network(host: Host) -> None:
+    """Docker 29 takes a container's network for good if its Join fails."""
+    host.network("net1")
+    names = [f"workload-{number}" for number in range(8)]
+    start = host.plugin.log.stat().st_size
+    with ThreadPoolExecutor() as pool:
+        starts = [pool.submit(host.workload, name, "net1") for name in names]
+        wait_for("the first start", lambda: "CreateEndpoint" in host.plugin.log.read_text()[start:])
+        host.plugin.restart()
+        for started in starts:
+            started.result()
+
+    assert len({host.ipv4(name, "net1") for name in names}) == 8
+    for name in names[1:]:
+        assert host.pings(names[0], f"{name}.net1")
 
 
 def test_isolation_holds_while_the_plugin_is_down(host: Host) -> None:
