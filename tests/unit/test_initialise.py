@@ -199,7 +199,8 @@ async def test_unreadable_values_are_left_alone() -> None:
 
 
 def node(spec: dict[str, Any], **metadata: Any) -> tuple[ResourceKey, dict[str, Any]]:
-    return NODE, {"kind": "Node", "metadata": {"name": "host-a", **metadata}, "spec": spec, "status": {}}
+    head = {"kind": "Node", "apiVersion": "projectcalico.org/v3", "metadata": {"name": "host-a", **metadata}}
+    return NODE, head | {"spec": spec, "status": {}}
 
 
 async def test_new_node_is_made_without_a_stored_one() -> None:

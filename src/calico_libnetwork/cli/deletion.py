@@ -70,7 +70,7 @@ async def _cached(datastore: Datastore, prefixes: Sequence[str]) -> AsyncGenerat
 async def _delete_pool(datastore: Datastore, key: ResourceKey, grace: float) -> None:
     editor = Editor(datastore)
     pool = await editor.get(key)
-    cidr = formats.network(str((pool.get("spec") or {}).get("cidr")))
+    cidr = formats.network(str(_spec(pool).get("cidr")))
     if cidr is not None:
         if not pool["spec"].get("disabled"):
             await editor.replace(validate(_disabled(pool)))
@@ -156,8 +156,8 @@ class _Endpoints:
     @classmethod
     async def read(cls, editor: Editor, node: str) -> _Endpoints:
         every = (await editor.list_kind("WorkloadEndpoint")).documents
-        own = tuple(document for document in every if document["spec"].get("node") == node)
-        others = (document for document in every if document["spec"].get("node") != node)
+        own = tuple(document for document in every if _spec(document).get("node") == node)
+        others = (document for document in every if _spec(document).get("node") != node)
         elsewhere = frozenset(address for document in others for address in _addresses(document))
         addresses = frozenset(address for document in own for address in _addresses(document))
         return cls(node, own, addresses - elsewhere, elsewhere)
@@ -170,13 +170,19 @@ class _Endpoints:
 async def _naming(editor: Editor, kind: str, node: str) -> list[Document]:
     """The resources whose ``spec.node`` it is."""
     found = (await editor.list_kind(kind)).documents
-    return [document for document in found if (document.get("spec") or {}).get("node") == node]
+    return [document for document in found if _spec(document).get("node") == node]
+
+
+def _spec(document: Document) -> Document:
+    spec = document.get("spec")
+    return spec if isinstance(spec, dict) else {}
 
 
 def _addresses(endpoint: Document) -> Iterator[Address]:
-    for text in endpoint["spec"].get("ipNetworks") or ():
+    texts = _spec(endpoint).get("ipNetworks")
+    for text in texts if isinstance(texts, list) else ():
         with suppress(ValueError):
-            yield ip_interface(text).ip
+            yield ip_interface(str(text)).ip
 
 
 def _key(document: Document) -> ResourceKey:

@@ -18,7 +18,7 @@ from calico_libnetwork.cli.session import Session, pass_session
 from calico_libnetwork.cli.tables import boxed, share, size
 from calico_libnetwork.datastore.protocol import Datastore, Put, Transaction, absent, unchanged
 from calico_libnetwork.errors import CalicoError, Conflict, InvalidResource
-from calico_libnetwork.model import documents, ipam_check, ipam_keys, ipam_usage, kinds
+from calico_libnetwork.model import ipam_check, ipam_keys, ipam_usage, kinds
 from calico_libnetwork.model.ipam_check import Report
 from calico_libnetwork.model.ipam_keys import Address
 from calico_libnetwork.model.ipam_records import IpamConfig
@@ -202,7 +202,10 @@ def _report(report: Report, values: Mapping[str, bytes]) -> dict[str, Any]:
 
 def _cluster_guid(values: Mapping[str, bytes]) -> str:
     value = values.get(_CLUSTER.path)
-    return str((documents.decode(value).get("spec") or {}).get("clusterGUID") or "") if value else ""
+    try:
+        return kinds.decode(_CLUSTER, value).spec.cluster_guid if value else ""
+    except InvalidResource:
+        return ""
 
 
 def _read_report(path: Path) -> list[dict[str, Any]]:

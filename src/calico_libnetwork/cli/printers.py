@@ -41,17 +41,26 @@ def _listed(kind: Kind, found: Sequence[Document], revision: int) -> Document:
 
 
 def _tier_order(tier: Document) -> tuple[float, str]:
-    order = (tier.get("spec") or {}).get("order")
-    return (float("inf") if order is None else order), tier["metadata"]["name"]
+    spec = tier.get("spec")
+    order = spec.get("order") if isinstance(spec, dict) else None
+    return (order if isinstance(order, int | float) else float("inf")), tier["metadata"]["name"]
 
 
 def table(columns: Sequence[Column], rows: Iterable[Document]) -> str:
     """Every cell is padded to its column and three blanks; an empty line ends the table."""
     lines = [[title for title, _ in columns]]
-    lines += [[_text(cell(row)) for _, cell in columns] for row in rows]
+    lines += [[_shown(cell, row) for _, cell in columns] for row in rows]
     widths = [max(map(len, column)) + 3 for column in zip(*lines, strict=True)]
     padded = ("".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
     return "\n".join(padded) + "\n\n"
+
+
+def _shown(cell: Cell, row: Document) -> str:
+    """What others wrote may hold anything in any place: that is one cell's problem, and -o yaml shows it."""
+    try:
+        return _text(cell(row))
+    except (AttributeError, TypeError, ValueError):
+        return "<invalid>"
 
 
 def _text(value: object) -> str:

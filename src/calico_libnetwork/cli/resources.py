@@ -301,9 +301,10 @@ async def _named(editor: Editor, keys: Sequence[ResourceKey], missing: list[str]
 async def _with_default_as_number(editor: Editor, nodes: list[Document]) -> list[Document]:
     try:
         settings = await editor.get(ResourceKey("BGPConfiguration", "default"))
-    except NotFound:
+    except (NotFound, InvalidResource):
         return nodes
-    number = (settings.get("spec") or {}).get("asNumber")
+    spec = settings.get("spec")
+    number = spec.get("asNumber") if isinstance(spec, dict) else None
     return [node | {DEFAULT_AS_NUMBER: number} if number else node for node in nodes]
 
 

@@ -21,6 +21,7 @@ from calico_libnetwork.docker.networks import NetworkRecord
 from calico_libnetwork.docker.profiles import NETWORK_ID
 from calico_libnetwork.errors import CalicoError, InvalidResource, NotFound
 from calico_libnetwork.model import ipam_usage, kinds
+from calico_libnetwork.model.documents import UNDECODABLE
 from calico_libnetwork.model.ipam_usage import Usage
 from calico_libnetwork.model.kinds import KINDS
 
@@ -97,7 +98,7 @@ def networks_of(values: Mapping[str, bytes]) -> list[Network]:
         if key.startswith(NETWORKS):
             try:
                 names[key.removeprefix(NETWORKS)] = msgspec.json.decode(value, type=NetworkRecord).name
-            except msgspec.MsgspecError:
+            except UNDECODABLE:
                 continue
     endpoints: dict[str, list[str]] = {name or network_id[:12]: [] for network_id, name in names.items()}
     for key, value in values.items():

@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import msgspec
-
 from calico_libnetwork.datastore.protocol import (
     Datastore,
     Delete,
@@ -208,7 +206,7 @@ def shown(document: Document, revision: int) -> Document:
 def _readable(item: KeyValue) -> Document | None:
     try:
         document = documents.decode(item.value)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except InvalidResource:
         return None
     metadata = document.get("metadata")
     return document if isinstance(metadata, dict) and isinstance(metadata.get("name"), str) else None

@@ -47,7 +47,7 @@ _NEVER_SENT = "failed to connect to all addresses"
 # what gRPC calls an attempt to connect that it has ended because its time was up, by how far it had come
 _TOO_SLOW = re.compile(
     r"tcp handshaker shutdown|connection attempt timed out before receiving SETTINGS frame"
-    r"|Handshake read failed \(Endpoint closing\)"
+    r"|Handshake read failed \(Endpoint closing\)|Failed to connect to remote host: connect\(\) timed out"
 )
 _STALE_TOKEN = ("invalid auth token", "user name is empty", "revision in header is old", "auth store is old")
 _WITH_LEADER = ("hasleader", "true")  # a member cut off from the others ends its streams instead of falling silent

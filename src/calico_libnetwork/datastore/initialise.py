@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from calico_libnetwork.datastore.protocol import Datastore, Listing, Put, Transaction, absent, unchanged
-from calico_libnetwork.errors import ConfigError, Conflict, NotFound
+from calico_libnetwork.errors import ConfigError, Conflict, InvalidResource, NotFound
 from calico_libnetwork.model import defaults, documents, kinds
 from calico_libnetwork.model.documents import Document, new_document
 from calico_libnetwork.model.kinds import KINDS, ResourceKey
@@ -81,13 +81,18 @@ async def initialise(datastore: Datastore, settings: FirstStart) -> Started:
 
 
 async def set_ready(datastore: Datastore, *, ready: bool) -> None:
-    """Locks or unlocks the datastore by ``datastoreReady``. Raises ``NotFound`` where nothing was initialised."""
+    """Locks or unlocks the datastore by ``datastoreReady``.
+
+    Raises ``NotFound`` where nothing was initialised, ``InvalidResource`` where it cannot be read.
+    """
     for _ in range(_ATTEMPTS):
         listing = await datastore.get([_CLUSTER.path])
         if not listing.items:
             raise NotFound(f"{_CLUSTER} does not exist: there is no cluster in {datastore.description} yet")
         (item,) = listing.items
-        document = documents.decode(item.value)
+        document = _readable(_CLUSTER, item.value)
+        if not document:
+            raise InvalidResource(f"{_CLUSTER} is not readable; apply a good version in its place")
         changed = document | {"spec": (document.get("spec") or {}) | {"datastoreReady": ready}}
         put = Put(item.key, documents.encode(changed))
         if (await datastore.commit(Transaction([unchanged(item)], [put]))).succeeded:
@@ -119,7 +124,7 @@ class _Found:
         for path, item in self.items.items():
             key = kinds.parse_path(path)
             if key is not None:
-                self.documents[key] = _readable(item.value)
+                self.documents[key] = _readable(key, item.value)
 
     def spec(self, key: ResourceKey) -> Document:
         return self.documents.get(key, {}).get("spec") or {}
@@ -128,10 +133,13 @@ class _Found:
         return ((key, document) for key, document in self.documents.items() if key.kind == kind)
 
 
-def _readable(value: bytes) -> Document:
+def _readable(key: ResourceKey, value: bytes) -> Document:
     try:
-        return documents.decode(value)
-    except ValueError:
+        if key.kind == "Node":
+            kinds.decode(key, value)  # which goes into the details of it
+        document = documents.decode(value)
+        return document if isinstance(document.get("spec"), dict | None) else {}
+    except InvalidResource:
         return {}
 
 
@@ -200,7 +208,7 @@ def _cluster_information(stored: Document | None) -> Document:
     if not stored:
         return stored
     spec: Document = dict(stored.get("spec") or {})
-    words = [word for word in (spec.get("clusterType") or "").split(",") if word]
+    words = [word for word in str(spec.get("clusterType") or "").split(",") if word]
     if CLUSTER_TYPE not in words:
         spec["clusterType"] = ",".join([*words, CLUSTER_TYPE])
     if not spec.get("clusterGUID"):

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import msgspec
 
 from calico_libnetwork.datastore.protocol import KeyValue
+from calico_libnetwork.model.documents import UNDECODABLE
 
 NETWORKS = "/calico-libnetwork/v1/cluster-networks/"
 HOSTS = "/calico-libnetwork/v1/hosts/"
@@ -108,7 +109,7 @@ def read_member(key_value: KeyValue) -> Member | None:
 def _read(decoder: msgspec.json.Decoder[T], key_value: KeyValue) -> T | None:
     try:
         return decoder.decode(key_value.value)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNDECODABLE:
         return None
 
 

@@ -30,7 +30,7 @@ from calico_libnetwork.datastore.protocol import (
 )
 from calico_libnetwork.docker import messages, profiles
 from calico_libnetwork.docker.endpoints import EndpointIndex
-from calico_libnetwork.errors import CalicoError, Conflict
+from calico_libnetwork.errors import CalicoError, Conflict, InvalidResource
 from calico_libnetwork.model import documents
 from calico_libnetwork.model.ipam_keys import Address
 from calico_libnetwork.model.kinds import ResourceKey
@@ -272,14 +272,14 @@ def _read(key_value: KeyValue) -> Stored | None:
     """None for a value that is none of ours: then the network counts as never seen and is recorded anew."""
     try:
         return Stored(key_value, _decoder.decode(key_value.value))
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except documents.UNDECODABLE:
         return None
 
 
 def _is_unedited(key_value: KeyValue, profile: str) -> bool:
     try:
         return profiles.is_unedited(documents.decode(key_value.value), profile)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except InvalidResource:
         return False
 
 

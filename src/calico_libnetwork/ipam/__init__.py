@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_network
 
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.errors import InvalidResource
@@ -19,7 +18,14 @@ from calico_libnetwork.ipam.releasing import Release, ReleaseAffinity, ReleaseHa
 from calico_libnetwork.ipam.view import PREFIXES, View
 from calico_libnetwork.ipam.writer import Writer
 from calico_libnetwork.model.block import NODE_ATTRIBUTE, Allocation, Block, Owner
-from calico_libnetwork.model.ipam_keys import Address, Network, Version, affinities_prefix, block_key_at
+from calico_libnetwork.model.ipam_keys import (
+    Address,
+    Network,
+    Version,
+    affinities_prefix,
+    block_key_at,
+    parse_affinity_key,
+)
 
 __all__ = ["PREFIXES", "Assignment", "Ipam"]
 
@@ -103,8 +109,9 @@ class Ipam:
         released = [each.address for each, answer in zip(assigned, answers, strict=True) if answer]
         for prefix in (affinities_prefix(node, 4), affinities_prefix(node, 6)):
             for key in list(self._view.keys(prefix)):
-                network = ip_network(key.removeprefix(prefix).replace("-", "/"))
-                await self._writer.submit(ReleaseAffinity(node, network, occupied=True))
+                claim = parse_affinity_key(key)
+                if claim is not None:
+                    await self._writer.submit(ReleaseAffinity(node, claim[1], occupied=True))
         return released
 
     def assignments(self, node: str | None = None) -> list[Assignment]:

@@ -176,7 +176,7 @@ def parse(value: bytes) -> Block:
         fields = _fields.decode(value)
         document = documents.decode(value)
         network = ip_network(fields.cidr)
-    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+    except (*documents.UNDECODABLE, InvalidResource, ValueError) as error:
         raise InvalidResource(f"an IPAM block is not readable: {error}") from error
     attributes = tuple(document.get("attributes") or ())  # the same objects compare at once
     return Block(

@@ -9,9 +9,13 @@ from typing import Any
 
 import msgspec
 
+from calico_libnetwork.errors import InvalidResource
 from calico_libnetwork.model.resources import API_VERSION
 
 Document = dict[str, Any]
+
+UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoders raise for a value that is none of theirs; the last for one of a hundred thousand brackets."""
 
 _decoder = msgspec.json.Decoder(dict[str, Any])
 # Go's encoder writes these five as escapes inside strings, and JSON has them nowhere else
@@ -20,7 +24,11 @@ _GO_ESCAPES = _ASCII_ESCAPES | {"\u2028".encode(): b"\\u2028", "\u2029".encode()
 
 
 def decode(value: bytes) -> Document:
-    return _decoder.decode(value)
+    """Raises ``InvalidResource``."""
+    try:
+        return _decoder.decode(value)
+    except UNDECODABLE as error:
+        raise InvalidResource(f"the value is not readable: {error}") from error
 
 
 def encode(document: Document) -> bytes:

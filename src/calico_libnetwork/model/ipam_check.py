@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from typing import Any, Literal
 
-import msgspec
-
 from calico_libnetwork.errors import InvalidResource
 from calico_libnetwork.model import block as blocks
 from calico_libnetwork.model import documents, ipam_keys, kinds
@@ -144,27 +142,31 @@ def users(values: Mapping[str, bytes]) -> dict[Address, list[str]]:
 
 def _addresses(key: str, value: bytes) -> Iterator[str]:
     if key.startswith(NETWORK_RECORDS):
-        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
-            yield from documents.decode(value).get("auxiliaryAddresses") or ()
+        with contextlib.suppress(InvalidResource):
+            yield from _texts(documents.decode(value).get("auxiliaryAddresses"))
         return
     resource = kinds.parse_path(key)
     if resource is None or resource.kind not in ("WorkloadEndpoint", "Node"):
         return
     try:
         spec: Any = documents.decode(value).get("spec")
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except InvalidResource:
         return
     if not isinstance(spec, dict):
         return
     if resource.kind == "WorkloadEndpoint":
-        yield from spec.get("ipNetworks") or ()
+        yield from _texts(spec.get("ipNetworks"))
         return
     for path in _TUNNELS:
         place: Any = spec
         for name in path:
-            place = (place or {}).get(name)
-        if place:
-            yield place
+            place = place.get(name) if isinstance(place, dict) else None
+        yield from _texts([place])
+
+
+def _texts(stored: Any) -> Iterator[str]:
+    """Of a list that may be anything."""
+    return (each for each in stored if each and isinstance(each, str)) if isinstance(stored, list) else iter(())
 
 
 def _active_pools(values: Mapping[str, bytes], report: Report) -> Iterator[Pool]:

@@ -47,7 +47,7 @@ def affinity_state(value: bytes) -> AffinityState:
         return "confirmed"
     try:
         state = _affinity.decode(value).state
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except documents.UNDECODABLE as error:
         raise InvalidResource(f"a block affinity is not readable: {error}") from error
     if state == "pending":
         return "pending"
@@ -73,7 +73,7 @@ class Handle(msgspec.Struct, frozen=True):
     def decode(cls, value: bytes) -> Handle:
         try:
             return cls(_handle.decode(value).block or {}, documents.decode(value))
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (*documents.UNDECODABLE, InvalidResource) as error:
             raise InvalidResource(f"an IPAM handle is not readable: {error}") from error
 
     def encode(self) -> bytes:
@@ -107,7 +107,7 @@ class IpamConfig:
             return cls()
         try:
             stored = _config.decode(value)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except documents.UNDECODABLE as error:
             raise InvalidResource(f"the IPAM configuration is not readable: {error}") from error
         return cls(
             stored.strict_affinity,

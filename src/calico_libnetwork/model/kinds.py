@@ -9,6 +9,7 @@ import msgspec
 
 from calico_libnetwork.errors import InvalidResource
 from calico_libnetwork.model import resources
+from calico_libnetwork.model.documents import UNDECODABLE
 from calico_libnetwork.model.resources import AnyResource, Resource
 
 RESOURCE_PREFIX = "/calico/resources/v3/projectcalico.org/"
@@ -140,6 +141,6 @@ def decode(key: ResourceKey, value: bytes) -> AnyResource:
     """The typed view of a stored value. Raises ``InvalidResource`` naming the object and the field."""
     try:
         resource: AnyResource = KINDS[key.kind].decoder.decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise InvalidResource(f"{key} is not readable: {error}") from error
     return resource

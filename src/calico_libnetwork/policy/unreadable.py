@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
 
-import msgspec
-
 from calico_libnetwork.errors import InvalidResource, Unreadable
 from calico_libnetwork.model import documents, kinds
 from calico_libnetwork.model.kinds import ResourceKey
@@ -51,7 +49,7 @@ def consequence(key: ResourceKey, policy: CompiledPolicy | None) -> str:
 def _spec(value: bytes) -> dict[str, Any] | None:
     try:
         spec = documents.decode(value).get("spec")
-    except (msgspec.MsgspecError, UnicodeDecodeError, AttributeError):
+    except InvalidResource:
         return None
     return spec if isinstance(spec, dict) else None
 
