@@ -104,6 +104,22 @@ async def test_elements_read_back_as_those_that_nft_wrote(nft: Nft, seed: int) -
     assert await TableWriter(nft, ours).apply() is False
 
 
+async def test_intervals_beside_elements_are_written_just_before_them(namespace: Namespace, nft: Nft) -> None:
+    table = empty()
+    table.sets.want("n4", SetSpec("set", "type ipv4_addr; flags interval;"))
+    table.elements.want(("n4", "10.0.0.0/8"), "")
+    await TableWriter(nft, table).apply()
+    table.elements.unwant(("n4", "10.0.0.0/8"))
+    for text in ("10.0.0.0/9", "10.128.0.0/16"):
+        table.elements.want(("n4", text), "")
+    table.elements.want(("from_wl", '"cali1"'), "goto sig_a")
+    before = await nft.generation()
+    await TableWriter(nft, table).apply()
+    assert await nft.generation() == before + 2
+    assert "10.0.0.0/9, 10.128.0.0/16" in namespace.run("nft", "list", "set", "inet", NAME, "n4")
+    assert await TableWriter(nft, table).apply() is False
+
+
 async def test_elements_too_many_for_the_socket_come_in_one_transaction(nft: Nft) -> None:
     table = empty()
     await TableWriter(nft, table).apply()
