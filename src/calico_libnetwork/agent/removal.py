@@ -75,8 +75,9 @@ def _place(interface: str) -> str:
 async def _tables(nft: Nft) -> list[str]:
     """Last: they are what keeps closed."""
     told = []
-    for family, also in (("inet", ", and its rule in Docker's firewall"), ("arp", "")):
+    for family in ("inet", "arp"):
         if await nft.list("table", family, TABLE_NAME) is not None:
             await TableWriter(nft, Table(family, TABLE_NAME)).delete()
+            also = ", and its rule in Docker's firewall" if family == "inet" else ""
             told.append(f"nftables table {family} {TABLE_NAME}{also}")
     return told
