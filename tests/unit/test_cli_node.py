@@ -30,7 +30,7 @@ from calico_libnetwork.model import documents
 from calico_libnetwork.model.documents import Document, new_document
 from calico_libnetwork.model.kinds import ResourceKey
 from tests.unit.first_start import plain_node
-from tests.unit.running_process import ROUTING, running_process
+from tests.unit.running_process import PARTS, ROUTING, running_process
 
 Command = Callable[..., Result]
 BLOCK = "192.168.179.128/26"  # which Calico's hash of host-b names
@@ -286,6 +286,14 @@ def test_what_leads_nowhere_is_no_route_to_another_host(
     with running_process(tmp_path, MemoryDatastore(), parts={"routing": routing}):
         lines = calico("status").output.splitlines()
     assert [line.strip().partition(";")[0] for line in lines if "to other hosts" in line] == shown
+
+
+def test_a_process_that_an_upgrade_has_yet_to_restart_is_shown(
+    calico: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(PARTS, "unreadable")
+    with running_process(tmp_path, MemoryDatastore()):
+        assert calico("status").exit_code == 0
 
 
 def test_a_long_list_is_counted(calico: Command, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def _screen(answer: Mapping[str, Any], pools: Sequence[Usage], networks: Sequenc
         yield from _part("cluster", [f"networks are {shared['state']}", *shared["problems"]])
     yield from _part("refused", answer["agent"]["failures"])
     yield from _part("obstacles", answer["obstacles"])
-    yield from _part("unreadable", answer["unreadable"])
+    yield from _part("unreadable", answer.get("unreadable", ()))  # not of a process that an upgrade has yet to restart
     shared = answer.get("cluster networks", {})
     yield from _part(
         "findings", [*answer["agent"]["findings"], *answer.get("unrecorded", ()), *shared.get("problems", ())]
