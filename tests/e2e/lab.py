@@ -218,12 +218,16 @@ class Host:
 
     def calico(self, *arguments: str, text: str = "") -> str:
         """The product's own command line, beside the running plugin and set up like it."""
+        return self.machine.run(*self.command(*arguments), text=text)
+
+    def command(self, *arguments: str) -> list[str]:
+        """What runs it in the machine."""
         environment = (f"{name}={value}" for name, value in self.plugin.environment.items())
-        return self.machine.run("env", *environment, str(COMMAND), *arguments, text=text)
+        return ["env", *environment, str(COMMAND), *arguments]
 
     def calico_result(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
         """The same where it may well fail."""
-        return self.machine.try_run(str(COMMAND), *arguments, text=text)
+        return self.machine.try_run(*self.command(*arguments), text=text)
 
     def stored(self, prefix: str) -> list[str]:
         """The datastore's keys below ``prefix``, read beside the running plugin or from the file of a stopped one."""

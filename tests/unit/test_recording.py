@@ -12,6 +12,7 @@ import pytest
 from calico_libnetwork.datastore.protocol import Delete, Transaction
 from calico_libnetwork.docker import messages
 from calico_libnetwork.docker.containers import Container
+from calico_libnetwork.docker.departures import MEMORY, Departures
 from calico_libnetwork.docker.endpoints import chosen_mac
 from calico_libnetwork.docker.labels import CONTAINER_PREFIX
 from calico_libnetwork.model.names import address_handle
@@ -169,3 +170,13 @@ async def test_an_endpoint_that_goes_without_dockers_word_is_looked_for_at_once(
     await start(host, endpoint_id="d" * 64)
     await host.drivers.network.delete_endpoint(messages.EndpointRequest(network_id=NETWORK, endpoint_id="d" * 64))
     assert not news.is_set()
+
+
+def test_that_an_endpoint_went_is_remembered_for_longer_than_a_listing_takes_and_not_for_ever() -> None:
+    now = 0.0
+    departures = Departures(clock=lambda: now)
+    departures.tell(ENDPOINT)
+    now = MEMORY
+    assert departures.was_told(ENDPOINT)
+    now = MEMORY + 1
+    assert not departures.was_told(ENDPOINT)

@@ -38,7 +38,8 @@ class Departures:
         self._told.setdefault(endpoint_id, now)
 
     def was_told(self, endpoint_id: str) -> bool:
-        return endpoint_id in self._told
+        told = self._told.get(endpoint_id)
+        return told is not None and self._clock() - told <= MEMORY
 
     def add_endpoint(self, endpoint_id: str) -> None:
         self.endpoints.add(endpoint_id)
