@@ -114,6 +114,15 @@ def test_json_is_escaped_as_go_does(calico: Command) -> None:
     assert json.loads(shown)["spec"]["selector"] == "a == 'b' && has(c)"
 
 
+def test_unquoted_numbers_and_truth_values_are_text_where_text_is_wanted(calico: Command) -> None:
+    """As calicoctl stores them."""
+    labels = {"a": 1, "b": True, "c": 1.5, "k": 1.0, "f": None, "m": 12345678901, 5: "x"}
+    succeeded(calico("apply", "-f", "-", documents=document("GlobalNetworkSet", "a", labels=labels)))
+    assert read(calico, "globalnetworkset", "a")["metadata"]["labels"] == {
+        "5": "x", "a": "1", "b": "true", "c": "1.5", "f": "", "k": "1", "m": "12345678901",
+    }  # fmt: skip
+
+
 def test_one_kind_is_named_in_the_summary(calico: Command) -> None:
     profiles = [document("Profile", "a"), document("Profile", "b")]
     assert succeeded(calico("apply", "-f", "-", documents=profiles)) == "Successfully applied 2 'Profile' resource(s)\n"

@@ -136,7 +136,7 @@ def test_all_problems_are_listed_at_once() -> None:
         ("text", "the document: it must be a mapping with apiVersion, kind, metadata and spec"),
         (document("Pod", {}), r"Pod\(x\): kind must be one of BGPConfiguration, .*WorkloadEndpoint"),
         (document("Profile", []), r"Profile\(x\): spec must be a mapping, not a list"),  # type: ignore[arg-type]
-        (document("Profile", {"labelsToApply": {"a": 5}}), "spec.labelsToApply must be a mapping of text to text"),
+        (document("Profile", {"labelsToApply": {"a": [5]}}), "spec.labelsToApply must be a mapping of text to text"),
         (document("Profile", {}, namespace="n"), "metadata.namespace must be left out: a Profile belongs to no namesp"),
         (document("NetworkSet", {}, namespace="N"), "metadata.namespace must be a lower-case DNS name"),
         (document("Profile", {}) | {"status": {}}, r"Profile\(x\): status is not a field known here"),

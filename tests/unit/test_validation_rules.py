@@ -11,8 +11,8 @@ from calico_libnetwork.model.validation import InvalidDocument, pools_in_the_way
 from calico_libnetwork.model.validation.formats import format_duration
 
 
-def problems(kind: str, spec: dict[str, Any]) -> list[str]:
-    document = {"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": {"name": "x"}, "spec": spec}
+def problems(kind: str, spec: dict[str, Any], *, name: str = "default") -> list[str]:
+    document = {"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": {"name": name}, "spec": spec}
     if kind == "WorkloadEndpoint":
         del document["metadata"]["name"]  # type: ignore[attr-defined]
     try:
@@ -164,6 +164,14 @@ def test_pools_beside_others(
     expected: list[str],
 ) -> None:
     assert list(pools_in_the_way(new, stored, others, blocks)) == expected
+
+
+def test_what_is_for_all_nodes_alike_is_refused_for_one() -> None:
+    assert problems("BGPConfiguration", {"listenPort": 180, "serviceClusterIPs": []}, name="node.a") == []
+    assert problems("BGPConfiguration", {"asNumber": 64513}, name="node.a") == [
+        "spec.asNumber is for all nodes alike, so BGPConfiguration(default) alone may set it"
+    ]
+    assert problems("BGPConfiguration", {"asNumber": 64513}) == []
 
 
 def test_names_that_are_nearly_right() -> None:

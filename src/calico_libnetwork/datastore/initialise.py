@@ -202,6 +202,9 @@ def _new(
     return document if status is None else document | {"status": status}
 
 
+_CLUSTER_FIELDS = ("clusterGUID", "clusterType", "calicoVersion", "datastoreReady")
+
+
 def _cluster_information(stored: Document | None) -> Document:
     if stored is None:
         return _new(_CLUSTER, {"clusterGUID": uuid.uuid4().hex, "clusterType": CLUSTER_TYPE, "datastoreReady": True})
@@ -215,7 +218,8 @@ def _cluster_information(stored: Document | None) -> Document:
         spec["clusterGUID"] = uuid.uuid4().hex
     if spec.get("datastoreReady") is None:
         spec["datastoreReady"] = True
-    return stored | {"spec": spec}
+    in_order = {name: spec[name] for name in _CLUSTER_FIELDS if name in spec}
+    return stored | {"spec": in_order | spec}
 
 
 def _missing_pools(found: _Found, settings: FirstStart) -> Iterator[tuple[str, Network]]:

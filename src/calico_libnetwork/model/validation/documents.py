@@ -182,6 +182,15 @@ _NAME_RULES |= {
     "StagedNetworkPolicy": _NAME_RULES["NetworkPolicy"],
     "StagedGlobalNetworkPolicy": _NAME_RULES["GlobalNetworkPolicy"],
 }
+_OF_ALL_NODES = (  # of BGPConfiguration
+    "nodeToNodeMeshEnabled",
+    "asNumber",
+    "serviceLoadBalancerIPs",
+    "serviceExternalIPs",
+    "serviceClusterIPs",
+    "nodeMeshPassword",
+    "nodeMeshMaxRestartTime",
+)
 _FIXED_TIERS: dict[str, tuple[int, str]] = {
     "default": (1000000, "Deny"),
     "kube-admin": (1000, "Pass"),
@@ -204,6 +213,10 @@ def _check_name(kind: str, stored: Document, report: Report) -> None:
         report("metadata.name", "is the profile that Calico itself provides: it exists always and never changes")
     if kind in ("ClusterInformation", "IPAMConfiguration", "KubeControllersConfiguration") and name != "default":
         report("metadata.name", f"must be default: there is one {kind}")
+    if kind == "BGPConfiguration" and name != "default":
+        for field in _OF_ALL_NODES:
+            if spec.get(field) not in (None, []):
+                report(f"spec.{field}", "is for all nodes alike, so BGPConfiguration(default) alone may set it")
     if kind == "Tier" and name in _FIXED_TIERS:
         order, action = _FIXED_TIERS[name]
         for field, wanted in (("order", order), ("defaultAction", action)):

@@ -53,6 +53,22 @@ def _json_type(value: object) -> str:
             return "a list"
 
 
+Scalar = str | int | float
+
+
+def as_text(value: Scalar | None) -> str:
+    """What Calico's tools take an unquoted ``1`` or ``yes`` of YAML for, where text is wanted."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case float() if value.is_integer():
+            return str(int(value))
+        case _:
+            return str(value)
+
+
 @dataclass(frozen=True)
 class Boolean:
     expected: str = "true or false"
@@ -107,9 +123,10 @@ class Text:
     expected: str = "text"
 
     def accepts(self, value: object) -> bool:
-        return isinstance(value, str)
+        return isinstance(value, Scalar)
 
-    def read(self, value: str, path: str, report: Report) -> str:
+    def read(self, value: Scalar, path: str, report: Report) -> str:
+        value = as_text(value)
         if not self.check(value):
             report(path, f"must be {self.allowed}, not {value!r}")
             return value
@@ -124,9 +141,10 @@ class Checked:
     expected: str = "text"
 
     def accepts(self, value: object) -> bool:
-        return isinstance(value, str)
+        return isinstance(value, Scalar)
 
-    def read(self, value: str, path: str, report: Report) -> str:
+    def read(self, value: Scalar, path: str, report: Report) -> str:
+        value = as_text(value)
         try:
             self.check(value)
         except ValueError as error:
@@ -173,14 +191,17 @@ class TextMap:
     expected: str = "a mapping of text to text"
 
     def accepts(self, value: object) -> bool:
-        return isinstance(value, dict) and all(isinstance(part, str) for item in value.items() for part in item)
+        return isinstance(value, dict) and all(
+            part is None or isinstance(part, Scalar) for item in value.items() for part in item
+        )
 
-    def read(self, value: dict[str, str], path: str, report: Report) -> dict[str, str]:
-        for key, text in value.items():
+    def read(self, value: dict[Scalar | None, Scalar | None], path: str, report: Report) -> dict[str, str]:
+        texts = {as_text(key): as_text(text) for key, text in value.items()}
+        for key, text in texts.items():
             for problem in (self.check_key(key), self.check_value(text)):
                 if problem is not None:
                     report(f"{path}[{key}]", problem)
-        return dict(sorted(value.items()))
+        return dict(sorted(texts.items()))
 
 
 @dataclass(frozen=True)
