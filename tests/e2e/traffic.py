@@ -58,6 +58,8 @@ class Traffic:
     """``workload`` starts a container that takes part; ``close`` ends what serves UDP for them."""
 
     host: Host
+    elsewhere: Sequence[Traffic] = ()
+    """Of other hosts, whose workloads are destinations, too."""
     _workloads: dict[str, Workload] = field(default_factory=dict)
     _servers: list[Process] = field(default_factory=list)
 
@@ -78,14 +80,17 @@ class Traffic:
         return ["nsenter", "-t", self._workloads[name].pid, "-n"]
 
     def address(self, name: str, family: str) -> str:
-        return self._workloads[name].addresses[family]
+        return self._known()[name].addresses[family]
+
+    def _known(self) -> dict[str, Workload]:
+        return self._workloads | {name: one for other in self.elsewhere for name, one in other._workloads.items()}
 
     def flows(self) -> set[Flow]:
         """All there are between any two, in both directions."""
         return {
             Flow(source, destination, service, family)
             for source in self._workloads
-            for destination in self._workloads
+            for destination in self._known()
             if source != destination
             for service in SERVICES
             for family in FAMILIES

@@ -31,9 +31,9 @@ def stored_values() -> list[tuple[str, bytes]]:
     for name in ("ipam-1.jsonl", "ipam-2.jsonl"):
         for line in (CALICO / name).read_text().splitlines()[1:]:
             values += json.loads(line)["changed"].items()
-    for line in (CALICO / "go-plugin.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        values.append((row["key"], row["value"]))
+    for name in ("go-plugin.jsonl", "calico-node.jsonl"):
+        rows = map(json.loads, (CALICO / name).read_text().splitlines())
+        values += [(row["key"], row["value"]) for row in rows if "key" in row]
     return [(key, value.encode()) for key, value in values if key.startswith("/calico/ipam/v2/") and value]
 
 

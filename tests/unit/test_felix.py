@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
 
 from calico_libnetwork.dataplane.felix import FelixEndpoints, find_felix, status_file
 from calico_libnetwork.model.kinds import ResourceKey
+from calico_libnetwork.model.names import endpoint_interface
 
+CALICO = Path(__file__).parents[1] / "data" / "calico"
 ENDPOINT = "8f3a" + "0" * 60
 KEY = ResourceKey("WorkloadEndpoint", f"docker--1-libnetwork-libnetwork-{ENDPOINT}", "libnetwork")
 
@@ -46,6 +49,15 @@ def test_others_are_no_felix(tmp_path: Path, words: tuple[str, ...]) -> None:
 
 def test_the_name_of_the_status_file_is_felixs(tmp_path: Path) -> None:
     assert status_file(KEY, tmp_path).name == f"libnetwork libnetwork%2Flibnetwork {ENDPOINT}"
+
+
+async def test_a_file_that_felix_wrote_is_found_under_its_endpoints_name(tmp_path: Path) -> None:
+    recorded = json.loads((CALICO / "calico-node.jsonl").read_text().splitlines()[-1])
+    (tmp_path / recorded["file"]).write_text(recorded["content"])
+    endpoint = recorded["file"].rpartition(" ")[2]
+    assert json.loads(recorded["content"])["ifaceName"] == endpoint_interface(endpoint)
+    key = ResourceKey("WorkloadEndpoint", f"host1-libnetwork-libnetwork-{endpoint}", "libnetwork")
+    assert await FelixEndpoints(tmp_path).wait(key, 0.1)
 
 
 async def test_a_file_that_is_there_is_not_waited_for(tmp_path: Path) -> None:

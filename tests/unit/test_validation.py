@@ -81,7 +81,7 @@ def test_stores_the_bytes_that_calicoctl_stores(record: dict[str, Any]) -> None:
 
 
 def test_everything_that_calico_stored_passes() -> None:
-    for record in _lines("resources") + _lines("go-plugin"):
+    for record in _lines("resources") + _lines("go-plugin") + _lines("calico-node"):
         if "key" not in record or parse_path(record["key"]) is None:
             continue
         document = documents.without_policy_annotation(json.loads(record["value"]))
