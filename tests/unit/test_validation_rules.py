@@ -30,6 +30,8 @@ ACCEPT = {"action": "Accept"}
 @pytest.mark.parametrize(
     ("kind", "spec", "expected"),
     [
+        ("GlobalNetworkSet", {"nets": ["10.0.0.1/8", "fd00::1/8", "10.0.0.1"]}, []),
+        ("IPReservation", {"reservedCIDRs": ["10.0.0.1/8"]}, []),
         ("IPPool", POOL, []),
         ("IPPool", POOL | {"vxlanMode": "Always"}, ["spec.vxlanMode must be Never in a LoadBalancer pool"]),
         ("IPPool", POOL | {"ipipMode": "Always"}, ["spec.ipipMode must be Never in a LoadBalancer pool"]),
