@@ -41,7 +41,11 @@ def attachments(host: Host) -> list[Attachment]:
     networks = set(host.docker("network", "ls", "--filter", "driver=calico", "--format", "{{.Name}}").split())
     found = []
     for answer in json.loads(host.docker("inspect", *names)) if names else ():
-        mine = {name: of for name, of in answer["NetworkSettings"]["Networks"].items() if name in networks}
+        mine = {
+            name: of
+            for name, of in answer["NetworkSettings"]["Networks"].items()
+            if name in networks and of["EndpointID"]  # a network that could not be connected stays with none
+        }
         found += [_attachment(host, answer, name, len(mine), of) for name, of in mine.items()]
     return found
 
