@@ -16,12 +16,12 @@ _INTERFACE = re.compile(r"\bcali[0-9a-f]{11}\b")
 
 @dataclass(frozen=True)
 class Attachment:
-    """A running container on one Calico network, as Docker has it."""
+    """A running container on one of its Calico ``networks``, as Docker has it."""
 
     host: Host
     container: str
     network: str
-    networks: int
+    networks: frozenset[str]
     endpoint_id: str
     addresses: frozenset[str]
     mac: str
@@ -46,11 +46,13 @@ def attachments(host: Host) -> list[Attachment]:
             for name, of in answer["NetworkSettings"]["Networks"].items()
             if name in networks and of["EndpointID"]  # a network that could not be connected stays with none
         }
-        found += [_attachment(host, answer, name, len(mine), of) for name, of in mine.items()]
+        found += [_attachment(host, answer, name, frozenset(mine), of) for name, of in mine.items()]
     return found
 
 
-def _attachment(host: Host, answer: dict[str, Any], network: str, networks: int, of: dict[str, Any]) -> Attachment:
+def _attachment(
+    host: Host, answer: dict[str, Any], network: str, networks: frozenset[str], of: dict[str, Any]
+) -> Attachment:
     return Attachment(
         host=host,
         container=answer["Name"].lstrip("/"),
@@ -136,12 +138,11 @@ def _neighbours(host: Host) -> Iterator[tuple[str, str]]:
 def wrong_packets(hosts: Sequence[Host], *, at_most: int = 40) -> list[str]:
     """Pings within networks that are not answered, and those across that are."""
     everything = [each for host in hosts for each in attachments(host)]
-    sources = [each for each in everything if each.networks == 1]
-    pairs = [(a, b) for a in sources for b in everything if a.container != b.container]
+    pairs = [(a, b) for a in everything for b in everything if a.container != b.container]
     found = []
     for source, target in pairs[:: max(1, len(pairs) // at_most)]:
         reached = source.host.pings(source.container, target.ipv4)
-        if reached != (source.network == target.network):
+        if reached == source.networks.isdisjoint(target.networks):
             verb = "reaches" if reached else "does not reach"
             found.append(f"{source.container} in {source.network} {verb} {target.container} in {target.network}")
     return found

@@ -24,6 +24,7 @@ from calico_libnetwork.docker.removals import Removals
 from calico_libnetwork.docker.returns import Returns
 from calico_libnetwork.docker.sandboxes import Sandboxes
 from calico_libnetwork.docker.settings import DockerSettings
+from calico_libnetwork.docker.siblings import Siblings
 from calico_libnetwork.docker.watcher import DaemonListener, DockerNames
 from calico_libnetwork.ipam import Ipam
 
@@ -64,7 +65,9 @@ def assemble(
     interfaces: Callable[[], Iterable[str]],
     interface_exists: Callable[[str], bool] = interface_exists,
 ) -> Assembly:
-    parts = _parts(settings, cache=cache, ipam=ipam, veths=veths, daemon=daemon, table=table)
+    parts = _parts(
+        settings, cache=cache, ipam=ipam, veths=veths, daemon=daemon, table=table, interface_exists=interface_exists
+    )
     network = NetworkDriver(settings, parts, cache=cache, veths=veths, status=status)
 
     async def forget(endpoint: Endpoint) -> None:
@@ -100,12 +103,19 @@ def assemble(
     )
     cache.subscribe(lambda events: reconciler.hurry() if any(map(recording.is_lost, events)) else None)
     parts.labelling.resume()
-    listener = _Listener(parts.networks, parts.labelling, reconciler)
+    listener = _Listener(parts.networks, parts.labelling, parts.siblings, reconciler)
     return Assembly(Drivers(network, ipam_driver), parts, listener, reconciler, recording)
 
 
 def _parts(
-    settings: DockerSettings, *, cache: Cache, ipam: Ipam, veths: Veths, daemon: Questions, table: ContainerTable
+    settings: DockerSettings,
+    *,
+    cache: Cache,
+    ipam: Ipam,
+    veths: Veths,
+    daemon: Questions,
+    table: ContainerTable,
+    interface_exists: Callable[[str], bool],
 ) -> EndpointParts:
     endpoints = EndpointIndex(cache, node=settings.node)
     names = DockerNames(daemon, table)
@@ -115,15 +125,26 @@ def _parts(
 
     networks = Networks(cache, endpoints, names, node=settings.node, create_profiles=settings.create_profiles)
     labelling = Labelling(settings, cache=cache, endpoints=endpoints, identities=Identities(daemon, table))
+    sandboxes = Sandboxes(settings.run_directory / SANDBOXES_FILE, exists=exists)
+    departures = Departures()
     return EndpointParts(
         endpoints=endpoints,
         networks=networks,
         labelling=labelling,
         in_flight=InFlight(),
-        departures=Departures(),
+        departures=departures,
         returns=Returns(node=settings.node, ipam=ipam, endpoints=endpoints, file=settings.run_directory / RETURNS_FILE),
         removals=Removals(veths),
-        sandboxes=Sandboxes(settings.run_directory / SANDBOXES_FILE, exists=exists),
+        sandboxes=sandboxes,
+        siblings=Siblings(
+            cache,
+            endpoints,
+            networks,
+            sandboxes,
+            departures,
+            node=settings.node,
+            interface_exists=interface_exists,
+        ),
         writer=EndpointWriter(cache, networks, labelling, node=settings.node),
     )
 
@@ -145,6 +166,7 @@ def _recording(
         writer=parts.writer,
         in_flight=parts.in_flight,
         departures=parts.departures,
+        siblings=parts.siblings,
         forget=forget,
         interface_exists=interface_exists,
     )
@@ -156,6 +178,7 @@ class _Listener:
 
     networks: Networks
     labelling: Labelling
+    siblings: Siblings
     reconciler: Reconciler
 
     def known_networks(self) -> set[str]:
@@ -166,6 +189,7 @@ class _Listener:
 
     async def container_connected(self, network_id: str, container_id: str) -> None:
         await self.labelling.container_connected(network_id, container_id)
+        await self.siblings.settle_container(container_id)
 
     async def container_renamed(self) -> None:
         await self.labelling.follow_names()

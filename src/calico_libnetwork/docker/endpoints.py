@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_interface
+from typing import TypeVar
 
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.datastore.protocol import Event, KeyValue
@@ -25,6 +26,7 @@ from calico_libnetwork.model.resources import CONTAINER_ID, LIBNETWORK_NAMESPACE
 
 HELD_ADDRESSES = ANNOTATION_PREFIX + "held-addresses"
 ALIASES = ANNOTATION_PREFIX + "aliases"
+SIBLING_PROFILES = ANNOTATION_PREFIX + "sibling-profiles"
 
 _LABELS = {
     "projectcalico.org/namespace": LIBNETWORK_NAMESPACE,
@@ -32,6 +34,8 @@ _LABELS = {
 }
 _PREFIX = KINDS["WorkloadEndpoint"].prefix
 SHORT_ID = 12
+
+_Key = TypeVar("_Key")
 
 
 def endpoint_key(node: str, endpoint_id: str) -> ResourceKey:
@@ -111,6 +115,16 @@ def identified(document: Document, facts: Facts, *, opened: bool) -> Document:
     return document | {"metadata": metadata, "spec": spec}
 
 
+def with_profiles(document: Document, profiles: Sequence[str], *, of_siblings: Sequence[str]) -> Document:
+    """A stored endpoint with these profiles; ``of_siblings`` are those among them to be taken away again some day."""
+    metadata: Document = dict(document["metadata"])
+    annotations = {**(metadata.get("annotations") or {}), SIBLING_PROFILES: ",".join(of_siblings)}
+    if not of_siblings:
+        del annotations[SIBLING_PROFILES]
+    metadata["annotations"] = dict(sorted(annotations.items()))
+    return document | {"metadata": metadata, "spec": document["spec"] | {"profiles": list(profiles)}}
+
+
 def _inserted(spec: Document, key: str, value: object, *, before: tuple[str, ...]) -> Document:
     """``key`` where Calico's own tools would write it."""
     head = itertools.takewhile(lambda item: item[0] not in before, spec.items())
@@ -122,8 +136,9 @@ def _inserted(spec: Document, key: str, value: object, *, before: tuple[str, ...
 class Endpoint:
     """A stored workload endpoint, of any node and orchestrator; ``addresses`` also while it is ``held``.
 
-    ``aliases``: how Docker finds the container in the network beside its name and short id. ``created`` is RFC 3339,
-    "" where the writer left it out.
+    ``sibling_profiles``: those of ``profiles`` that it has for its container's other networks. ``aliases``: how Docker
+    finds the container in the network beside its name and short id. ``created`` is RFC 3339, "" where the writer left
+    it out.
     """
 
     key: ResourceKey
@@ -133,6 +148,7 @@ class Endpoint:
     mac: str
     addresses: frozenset[Address]
     profiles: tuple[str, ...]
+    sibling_profiles: tuple[str, ...]
     network_id: str
     container_id: str
     container_name: str
@@ -161,6 +177,7 @@ class EndpointIndex:
         self._own: dict[str, Endpoint] = {}
         self._by_address: dict[Address, set[str]] = {}
         self._by_interface: dict[str, str] = {}
+        self._by_container: dict[str, set[str]] = {}
         cache.subscribe(self._on_events)
         for key_value in cache.under(_PREFIX):
             self._put(key_value)
@@ -175,6 +192,10 @@ class EndpointIndex:
         """The endpoint of this node with that host side interface."""
         path = self._by_interface.get(name)
         return self._by_path[path] if path is not None else None
+
+    def of_container(self, container_id: str) -> list[Endpoint]:
+        """Docker's on this node, as far as it is known whose they are."""
+        return [self._by_path[path] for path in sorted(self._by_container.get(container_id, ()))]
 
     def all(self) -> list[Endpoint]:
         """As they are now."""
@@ -212,19 +233,25 @@ class EndpointIndex:
         if endpoint.key == endpoint_key(self._node, endpoint.endpoint_id):
             self._own[path] = endpoint
             self._by_interface[endpoint.interface] = path
+            if endpoint.container_id:
+                self._by_container.setdefault(endpoint.container_id, set()).add(path)
 
     def _remove(self, path: str) -> None:
         endpoint = self._by_path.pop(path, None)
         if endpoint is None:
             return
-        self._own.pop(path, None)
+        if self._own.pop(path, None) is not None and endpoint.container_id:
+            _discard(self._by_container, endpoint.container_id, path)
         for address in endpoint.addresses:
-            paths = self._by_address[address]
-            paths.discard(path)
-            if not paths:
-                del self._by_address[address]
+            _discard(self._by_address, address, path)
         if self._by_interface.get(endpoint.interface) == path:
             del self._by_interface[endpoint.interface]
+
+
+def _discard(index: dict[_Key, set[str]], key: _Key, path: str) -> None:
+    index[key].discard(path)
+    if not index[key]:
+        del index[key]
 
 
 def _read(key_value: KeyValue) -> Endpoint | None:
@@ -248,6 +275,7 @@ def _read(key_value: KeyValue) -> Endpoint | None:
         mac=spec.mac,
         addresses=addresses,
         profiles=spec.profiles or (),
+        sibling_profiles=tuple(filter(None, resource.annotations.get(SIBLING_PROFILES, "").split(","))),
         network_id=resource.annotations.get(NETWORK_ID, ""),
         container_id=resource.annotations.get(CONTAINER_ID, ""),
         container_name=resource.annotations.get(CONTAINER_NAME, ""),

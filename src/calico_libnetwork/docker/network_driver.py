@@ -32,6 +32,7 @@ from calico_libnetwork.docker.removals import Removals, Remover
 from calico_libnetwork.docker.returns import Returns
 from calico_libnetwork.docker.sandboxes import Sandboxes
 from calico_libnetwork.docker.settings import DockerSettings
+from calico_libnetwork.docker.siblings import Siblings
 from calico_libnetwork.errors import (
     AddressInUse,
     AlreadyExists,
@@ -86,6 +87,7 @@ class EndpointParts:
     returns: Returns
     removals: Removals
     sandboxes: Sandboxes
+    siblings: Siblings
     writer: EndpointWriter
 
 
@@ -105,6 +107,7 @@ class NetworkDriver:
         self._returns = parts.returns
         self._removals = parts.removals
         self._sandboxes = parts.sandboxes
+        self._siblings = parts.siblings
         self._writer = parts.writer
         self._gateways_v6: dict[str, IPv6Address | None] = {}  # of endpoints made by this process
         self._chosen_names: dict[str, str] = {}  # a user's for the container's interface, of endpoints as above
@@ -157,6 +160,7 @@ class NetworkDriver:
         self._departures.tell(request.endpoint_id)
         try:
             await self._cache.synced()
+            await self._part(request.endpoint_id)
             await self._delete_with_addresses(request.endpoint_id)
             await self.remove_endpoint(request.endpoint_id)
         except DatastoreUnavailable:
@@ -167,12 +171,20 @@ class NetworkDriver:
     async def remove_endpoint(self, endpoint_id: str) -> None:
         """Whatever is left of an endpoint of this node; nothing left is success."""
         self._departures.tell(endpoint_id)
-        self._sandboxes.leave(endpoint_id)
+        await self._part(endpoint_id)
+        self._sandboxes.forget(endpoint_id)
         self._labelling.forget(endpoint_id)
         self._gateways_v6.pop(endpoint_id, None)
         self._chosen_names.pop(endpoint_id, None)
         await self._delete(endpoint_key(self._settings.node, endpoint_id))
         self._removals.start(endpoint_interface(endpoint_id))
+
+    async def _part(self, endpoint_id: str) -> None:
+        """Takes its container's other endpoints out of its network; it goes also if somebody keeps changing those."""
+        try:
+            await self._siblings.settle(endpoint_id)
+        except Conflict as error:
+            _log.warning("profiles are not those of all networks", endpoint=endpoint_id[:12], reason=str(error))
 
     async def _delete_with_addresses(self, endpoint_id: str) -> None:
         """Unless IPAM's data cannot be read: then the endpoint goes alone."""
@@ -202,6 +214,7 @@ class NetworkDriver:
                 " container again"
             )
         place = self._sandboxes.enter(request.sandbox_key, request.endpoint_id) if request.sandbox_key else 1
+        await self._siblings.try_settle([request.endpoint_id])
         if not await self._labelling.open_joining(endpoint, request.sandbox_key):
             _log.info("endpoint stays closed until its container's labels are known", endpoint=request.endpoint_id[:12])
         elif not await self._status.wait(key, STATUS_DEADLINE):

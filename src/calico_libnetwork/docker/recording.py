@@ -22,6 +22,7 @@ from calico_libnetwork.docker.endpoints import Endpoint, EndpointIndex, chosen_m
 from calico_libnetwork.docker.in_flight import InFlight
 from calico_libnetwork.docker.labelling import Labelling
 from calico_libnetwork.docker.networks import Networks
+from calico_libnetwork.docker.siblings import Siblings
 from calico_libnetwork.errors import AddressInUse, CalicoError
 from calico_libnetwork.ipam import Ipam
 from calico_libnetwork.model import kinds
@@ -98,6 +99,7 @@ class Recording:
         writer: EndpointWriter,
         in_flight: InFlight,
         departures: Departures,
+        siblings: Siblings,
         forget: Callable[[Endpoint], Awaitable[None]],
         interface_exists: Callable[[str], bool],
     ) -> None:
@@ -109,6 +111,7 @@ class Recording:
         self._writer = writer
         self._in_flight = in_flight
         self._departures = departures
+        self._siblings = siblings
         self._forget = forget
         self._interface_exists = interface_exists
         self._findings: frozenset[str] = frozenset()
@@ -139,6 +142,7 @@ class Recording:
                     await self._restore(listed)
             except CalicoError as error:
                 findings.add(f"{listed.owner} is running, but {error}")
+        await self._siblings.settle_all()
         for finding in sorted(findings - self._findings):
             _log.warning("what Docker has cannot be recorded again", finding=finding)
         self._findings = frozenset(findings)
