@@ -290,8 +290,8 @@ async def test_our_errors_are_their_sentence(directory: Path) -> None:
 async def test_an_unexpected_error_is_logged_with_its_trace_and_answered(directory: Path) -> None:
     driver = EchoDriver()
     driver.error = KeyError("boom")
-    async with listening(directory, driver):
-        with capture_logs() as logs:
+    with capture_logs() as logs:
+        async with listening(directory, driver):
             status, answer = await post(directory / "calico.sock", "/IpamDriver.RequestPool", b"{}")
     assert status == 500
     assert "KeyError('boom')" in answer["Err"]
@@ -327,8 +327,8 @@ async def test_without_a_datastore_a_call_waits_for_it_and_no_longer_than_its_de
 async def test_one_log_line_per_call_with_duration_ids_and_result(directory: Path) -> None:
     driver = EchoDriver()
     body = json.dumps({"NetworkID": ID, "EndpointID": "b" * 64}).encode()
-    async with listening(directory, driver):
-        with capture_logs() as logs:
+    with capture_logs() as logs:
+        async with listening(directory, driver):
             await post(directory / "calico.sock", "/NetworkDriver.Leave", body)
             driver.error = Refused("no")
             await post(directory / "calico.sock", "/NetworkDriver.Leave", body)
@@ -340,8 +340,8 @@ async def test_one_log_line_per_call_with_duration_ids_and_result(directory: Pat
 
 
 async def test_debug_adds_the_bodies(directory: Path) -> None:
-    async with listening(directory, EchoDriver(), log_bodies=True):
-        with capture_logs() as logs:
+    with capture_logs() as logs:
+        async with listening(directory, EchoDriver(), log_bodies=True):
             await post(directory / "calico.sock", "/IpamDriver.RequestPool", b'{"Pool":""}\n')
     assert {"request": '{"Pool":""}', "answer": '{"PoolID":"CalicoPoolIPv4","Pool":"0.0.0.0/0","Data":{}}'}.items() <= (
         logs[-1].items()
