@@ -38,6 +38,12 @@ ACCEPT = {"action": "Accept"}
         ("IPPool", POOL | {"disableBGPExport": True}, ["spec.disableBGPExport must be false in a LoadBalancer pool"]),
         ("IPPool", POOL | {"nodeSelector": "has(a)"}, ["spec.nodeSelector must be all() in a LoadBalancer pool"]),
         ("IPPool", {"cidr": "10.0.0.0/27", "disabled": True}, []),
+        (
+            "IPPool",
+            {"cidr": "10.0.0.0/16", "namespaceSelector": "all()"},
+            ["spec.namespaceSelector needs allowedUses without Tunnel, for tunnel addresses have no namespace"],
+        ),
+        ("IPPool", {"cidr": "10.0.0.0/16", "namespaceSelector": "all()", "allowedUses": ["Workload"]}, []),
         ("IPPool", {"cidr": "fe80::/64"}, ["spec.cidr overlaps the link-local addresses fe80::/10"]),
         (
             "WorkloadEndpoint",

@@ -64,6 +64,11 @@ def _pool_encapsulation(pool: Fields, path: str, report: Report) -> None:
         report(f"{path}.nodeSelector", "must be all() in a LoadBalancer pool")
 
 
+def _pool_of_namespaces(pool: Fields, path: str, report: Report) -> None:
+    if pool.get("namespaceSelector") and "Tunnel" in pool["allowedUses"]:
+        report(f"{path}.namespaceSelector", "needs allowedUses without Tunnel, for tunnel addresses have no namespace")
+
+
 IP_POOL = Object(
     Field(
         "cidr",
@@ -84,7 +89,7 @@ IP_POOL = Object(
     Field("namespaceSelector", formats.SELECTOR),
     Field("allowedUses", ListOf(words("Workload", "Tunnel", "LoadBalancer")), default=["Workload", "Tunnel"]),
     Field("assignmentMode", words("Automatic", "Manual"), default="Automatic"),
-    rules=[_pool_size, _pool_encapsulation],
+    rules=[_pool_size, _pool_encapsulation, _pool_of_namespaces],
     derived=_block_size,
 )
 IP_RESERVATION = Object(Field("reservedCIDRs", ListOf(formats.CIDR)))
