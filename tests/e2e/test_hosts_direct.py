@@ -38,6 +38,13 @@ def test_profiles_keep_networks_apart_across_hosts(cluster: Cluster) -> None:
     assert [address for address in strangers if first.pings("workload-A", address)] == []
     assert [address for address in friend if third.pings("workload-F", address)] == []
 
+    first.docker("network", "connect", "net2", "workload-A")
+    both = [*friend, *both_addresses(third, "workload-F", "net2")]
+    wait_for("A to reach the members of both its networks", reaches(first, "workload-A", *both), seconds=SOON)
+    own = both_addresses(first, "workload-A", "net2")
+    wait_for("F to reach A", reaches(third, "workload-F", *own), seconds=SOON)
+    assert [address for address in friend if third.pings("workload-F", address)] == []
+
 
 def test_networks_on_one_ipv6_pool_keep_apart_across_hosts(cluster: Cluster) -> None:
     first, second, _ = cluster.hosts

@@ -59,6 +59,14 @@ async def edit(host: Host, endpoint_id: str, wanted: Sequence[str]) -> None:
     await host.caught_up()
 
 
+async def identify(host: Host, *endpoint_ids: str) -> None:
+    """Docker's word of the connection comes."""
+    host.table.put(Container(id=WEB, name="web"))
+    for endpoint_id in endpoint_ids:
+        host.daemon.members[WEB] = {"Name": "web", "EndpointID": endpoint_id}
+        await host.assembly.listener.container_connected(PLACES[endpoint_id], WEB)
+
+
 def an_endpoint(wanted: tuple[str, ...], of_siblings: tuple[str, ...]) -> Endpoint:
     return Endpoint(
         key=endpoint_key(NODE, IN_FRONT),
@@ -161,18 +169,8 @@ async def test_without_profiles_for_networks_there_is_nothing_to_share(tmp_path:
 
 async def test_a_container_that_docker_names_later_is_on_both_then(host: Host) -> None:
     await create(host, IN_FRONT, IN_BACK)
-    host.table.put(Container(id=WEB, name="web"))
-    for endpoint_id in (IN_FRONT, IN_BACK):
-        host.daemon.members[WEB] = {"Name": "web", "EndpointID": endpoint_id}
-        await host.assembly.listener.container_connected(PLACES[endpoint_id], WEB)
+    await identify(host, IN_FRONT, IN_BACK)
     assert await profiles(host) == {IN_FRONT: ["front", "back"], IN_BACK: ["back", "front"]}
-
-
-async def identify(host: Host, *endpoint_ids: str) -> None:
-    host.table.put(Container(id=WEB, name="web"))
-    for endpoint_id in endpoint_ids:
-        host.daemon.members[WEB] = {"Name": "web", "EndpointID": endpoint_id}
-        await host.assembly.listener.container_connected(PLACES[endpoint_id], WEB)
 
 
 @pytest.mark.parametrize("left", ["no interface", "another sandbox"])
@@ -185,6 +183,15 @@ async def test_what_a_crash_left_of_an_earlier_start_is_no_sibling(host: Host, l
     await connect(host, IN_FRONT, sandbox="/netns/now")
     await identify(host, IN_FRONT)
     assert await profiles(host) == {IN_FRONT: ["front"], IN_BACK: ["back"]}
+
+
+async def test_what_a_crash_left_does_not_keep_the_others_apart(host: Host) -> None:
+    await connect(host, IN_FRONT, sandbox="/netns/earlier")
+    await create(host, IN_BACK, IN_THIRD)
+    for endpoint_id in (IN_BACK, IN_THIRD):
+        host.assembly.parts.sandboxes.enter("/netns/now", endpoint_id)
+    await identify(host, IN_FRONT, IN_BACK, IN_THIRD)
+    assert await profiles(host) == {IN_FRONT: ["front"], IN_BACK: ["back", "third"], IN_THIRD: ["third", "back"]}
 
 
 async def test_a_restart_keeps_it_and_a_round_repairs_it(tmp_path: Path, host: Host) -> None:

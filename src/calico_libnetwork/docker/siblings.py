@@ -83,7 +83,7 @@ class Siblings:
                 _log.warning("profiles are not those of all networks", endpoint=endpoint_id[:12], reason=str(error))
 
     async def settle_container(self, container_id: str) -> None:
-        await self.try_settle(each.endpoint_id for each in self._endpoints.of_container(container_id)[:1])
+        await self.try_settle(each.endpoint_id for each in self._endpoints.of_container(container_id))
 
     async def settle_all(self) -> None:
         """But those that nobody knows yet whose they are: what is known of sandboxes may be lost."""
