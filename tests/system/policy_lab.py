@@ -248,10 +248,18 @@ class Lab:
             commands += f"neigh replace {address} lladdr {mac} dev eth0 nud permanent\n"
         commands += "route add default via 192.0.2.2\nroute add default via 2001:db8::2\n"
         self.host.run("ip", "-batch", "-", stdin=commands)
+        self._await_address("eth0")
         namespace.run("nft", "-f", "-", stdin=_SILENT)
         self._listen("outside", namespace, "outer", OUTSIDE)
         for address in (HOST_V4, HOST_V6):
             self._where[address] = "host"
+
+    def _await_address(self, device: str) -> None:
+        """The kernel makes an IPv6 address usable from a queue that all namespaces share, so not at once."""
+        deadline = time.monotonic() + 30
+        while self.host.run("ip", "-6", "address", "show", "dev", device, "tentative").strip():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{device} does not get its IPv6 address")
 
     def _listen(self, name: str, namespace: Namespace, device: str, own: Iterable[Address]) -> None:
         def make() -> socket.socket:
