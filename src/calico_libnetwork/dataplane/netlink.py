@@ -25,6 +25,8 @@ REPLACE, EXCL, CREATE, APPEND = 0x100, 0x200, 0x400, 0x800
 NESTED = 0x8000
 
 ROUTE_PROTOCOL, NETFILTER_PROTOCOL = 0, 12
+NFT_SUBSYSTEM = 10 << 8
+"""Of netfilter's messages, those of nftables."""
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")

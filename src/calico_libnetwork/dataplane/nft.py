@@ -23,11 +23,10 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 import msgspec
 
-from calico_libnetwork.dataplane.netlink import NETFILTER_PROTOCOL, Request, Socket, attributes
+from calico_libnetwork.dataplane.netlink import NETFILTER_PROTOCOL, NFT_SUBSYSTEM, Request, Socket, attributes
 from calico_libnetwork.dataplane.nft_elements import ElementMessage
 from calico_libnetwork.errors import DataplaneError, KernelRefused
 
-NFT_SUBSYSTEM = 10 << 8
 MESSAGE_NEW_GENERATION = NFT_SUBSYSTEM | 15
 GENERATION_ID = 1
 _MESSAGE_GET_GENERATION = NFT_SUBSYSTEM | 16

@@ -15,12 +15,12 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from calico_libnetwork.dataplane.netlink import CREATE, Request, attribute, nested, text
+from calico_libnetwork.dataplane.netlink import CREATE, NFT_SUBSYSTEM, Request, attribute, nested, text
 from calico_libnetwork.dataplane.nft_listing import protocol_number
 from calico_libnetwork.dataplane.nft_program import Plan, by_set
 from calico_libnetwork.dataplane.table import SetSpec, Table
 
-_NEW_ELEMENTS, _DELETE_ELEMENTS = 10 << 8 | 12, 10 << 8 | 14
+_NEW_ELEMENTS, _DELETE_ELEMENTS = NFT_SUBSYSTEM | 12, NFT_SUBSYSTEM | 14
 _FAMILIES = {"inet": 1, "arp": 3}
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
 _LIST_ELEMENT, _KEY, _DATA = 1, 1, 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from calico_libnetwork.dataplane.rules import skeleton
+from calico_libnetwork.dataplane.rules import names, skeleton
 from calico_libnetwork.dataplane.rules.endpoints import LocalEndpoint
 from calico_libnetwork.dataplane.table import Table
 
@@ -81,5 +81,6 @@ def _elements(
                 if address in endpoint.addresses:
                     continue
                 sources, verdicts = skeleton.SIBLINGS[address.version]
-                yield (sources, f'"{interface}" . {address}'), ""
-                yield (verdicts, f'"{interface}" . {address}'), f"goto {egress_chain(other)}"
+                element = f'"{interface}" . {names.address_text(address)}'
+                yield (sources, element), ""
+                yield (verdicts, element), f"goto {egress_chain(other)}"
