@@ -57,7 +57,7 @@ test-system: root venv test-packages  ## datastores and the kernel, in network n
 test-e2e: root venv test-packages  ## real Docker 20.10, 26.1 and 28.5 daemons (root); ARGS is handed to pytest
 	$(BIN)/pytest tests/e2e $(ARGS)
 
-bench: root venv test-packages  ## five benchmarks in 10 minutes, or BENCH=policy alone; ARGS is handed to each (root)
+bench: root venv test-packages  ## five benchmarks, or BENCH=policy alone; ARGS is handed to each (root)
 	@scripts/install_packages.sh $(BENCH_PACKAGES)
 	@for name in $(BENCH); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS); done
 
