@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from calico_libnetwork.errors import InvalidResource
+from calico_libnetwork.errors import Unreadable
 from calico_libnetwork.model.kinds import ResourceKey
 from tests.policy_oracle import Document
 from tests.policy_worlds import document, workload
 
 # a broken resource is one that is in the datastore and unreadable
-State = dict[ResourceKey, Document | InvalidResource]
+State = dict[ResourceKey, Document | Unreadable]
 
 
 def _network(name: str) -> tuple[ResourceKey, Document]:
@@ -113,6 +113,6 @@ STATES: dict[str, State] = {
     ),
     "a policy nobody can read": {
         **_state(*_TWO_NETWORKS),
-        _BROKEN: InvalidResource(f"{_BROKEN} is not readable: nonsense"),
+        _BROKEN: Unreadable("nonsense", b"", first=False),
     },
 }

@@ -18,7 +18,7 @@ import pytest
 
 from calico_libnetwork.dataplane.nft import Nft
 from calico_libnetwork.dataplane.nftables import TableWriter
-from calico_libnetwork.errors import InvalidResource
+from calico_libnetwork.errors import Unreadable
 from calico_libnetwork.model.kinds import decode
 from tests.policy_oracle import Flow, Oracle
 from tests.policy_worlds import HOST, NODE, OUTSIDE, WORKLOADS, addresses
@@ -48,7 +48,7 @@ class Agent:
         Random(len(keys)).shuffle(keys)
         for key in keys:
             value = state.get(key)
-            if value is not None and not isinstance(value, InvalidResource):
+            if value is not None and not isinstance(value, Unreadable):
                 self.rules.ruleset.update(key, decode(key, msgspec.json.encode(value)))
             else:
                 self.rules.ruleset.update(key, value)
@@ -111,9 +111,9 @@ def _allowed(name: str) -> frozenset[Flow]:
     """A broken policy closes its tier for everybody, and here it is the only tier."""
     state = STATES[name]
     ours = {address for number in range(1, WORKLOADS + 1) for address in addresses(number)}
-    if any(isinstance(value, InvalidResource) for value in state.values()):
+    if any(isinstance(value, Unreadable) for value in state.values()):
         return frozenset(flow for flow in FLOWS if not ours & {flow.source, flow.destination})
-    documents = {key: value for key, value in state.items() if not isinstance(value, InvalidResource)}
+    documents = {key: value for key, value in state.items() if not isinstance(value, Unreadable)}
     oracle = Oracle(documents, node=NODE, host=HOST)
     closed = {address for address in ours if oracle.local(address) is None}
     return frozenset(flow for flow in FLOWS if not {flow.source, flow.destination} & closed and oracle.allows(flow))

@@ -9,12 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from calico_libnetwork.errors import InvalidResource
+from calico_libnetwork.errors import Unreadable
 from calico_libnetwork.model.kinds import ResourceKey, decode
 from calico_libnetwork.model.resources import AnyResource
 from calico_libnetwork.policy.explain import Explainer, Judgement
 from calico_libnetwork.policy.flow import Flow
 from calico_libnetwork.policy.settings import RulesSettings
+from calico_libnetwork.policy.unreadable import read
 from tests import policy_worlds as worlds
 from tests.policy_oracle import Document, Oracle
 
@@ -23,11 +24,20 @@ OUTSIDE = IPv4Address("198.51.100.7")
 WEB = Flow(TWO, ONE, 6, 1024, 80)
 
 
-def _explainer(*documents: tuple[ResourceKey, Document | InvalidResource]) -> Explainer:
-    content: dict[ResourceKey, AnyResource | InvalidResource] = {}
-    for key, value in documents:
-        content[key] = value if isinstance(value, InvalidResource) else decode(key, msgspec.json.encode(value))
+def _explainer(*documents: tuple[ResourceKey, Document | Unreadable]) -> Explainer:
+    content: dict[ResourceKey, AnyResource | Unreadable] = {}
+    for key, document in documents:
+        try:
+            content[key] = _read(key, document)
+        except Unreadable as error:
+            content[key] = error
     return Explainer(content, RulesSettings())
+
+
+def _read(key: ResourceKey, document: Document | Unreadable) -> AnyResource:
+    if isinstance(document, Unreadable):
+        raise document
+    return read(key, msgspec.json.encode(document), first=True)
 
 
 def _policy(name: str, **spec: Any) -> tuple[ResourceKey, Document]:
@@ -107,7 +117,7 @@ def test_what_the_profiles_do_not_allow_is_denied(profiles: list[str], reason: s
 
 def test_an_unreadable_policy_is_said_to_be_one() -> None:
     broken = ResourceKey("GlobalNetworkPolicy", "broken")
-    explanation = _explainer(*_ENDPOINTS, (broken, InvalidResource("x"))).explain(WEB)
+    explanation = _explainer(*_ENDPOINTS, (broken, Unreadable("x", b"", first=False))).explain(WEB)
     assert not explanation.allowed
     assert _told(explanation.ingress)[0] == (
         "broken",

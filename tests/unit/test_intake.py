@@ -15,7 +15,7 @@ from calico_libnetwork.agent.intake import Intake
 from calico_libnetwork.agent.last_readable import LastReadable
 from calico_libnetwork.datastore.protocol import Event, KeyValue
 from calico_libnetwork.datastore.unreadable import UnreadableValues
-from calico_libnetwork.errors import InvalidResource, Unreadable
+from calico_libnetwork.errors import Unreadable
 from calico_libnetwork.model.ipam_keys import affinity_key
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.resources import AnyResource
@@ -44,10 +44,9 @@ class Told:
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    def update(self, key: ResourceKey, resource: AnyResource | InvalidResource | None) -> None:
+    def update(self, key: ResourceKey, resource: AnyResource | Unreadable | None) -> None:
         word = "gone" if resource is None else "readable"
-        if isinstance(resource, InvalidResource):
-            assert isinstance(resource, Unreadable)
+        if isinstance(resource, Unreadable):
             word = "unreadable, the first" if resource.first else "unreadable"
         self.heard.append(f"{key.name} {word}")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from calico_libnetwork.dataplane.routes import Route
-from calico_libnetwork.errors import InvalidResource
+from calico_libnetwork.errors import Unreadable
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.routing.remote_routes import Uplink
 from calico_libnetwork.routing.router import Router
@@ -340,7 +340,7 @@ def test_of_what_becomes_unreadable_the_last_readable_version_stays() -> None:
     before = routes(made)
     assert before.keys() == {"10.66.0.64/26"}
     for key in (ResourceKey("IPPool", "pool4"), ResourceKey("Node", "b"), ResourceKey("Node", "a")):
-        made.update(key, InvalidResource("no"))
+        made.update(key, Unreadable("no", b"", first=False))
     assert routes(made) == before
     tell(made, pool("pool4", "10.66.0.0/16"))
     assert routes(made) == before
@@ -349,11 +349,11 @@ def test_of_what_becomes_unreadable_the_last_readable_version_stays() -> None:
 def test_an_unreadable_resource_of_routing_alone_is_reported() -> None:
     made = direct()
     peer = ResourceKey("BGPPeer", "peer")
-    made.update(peer, InvalidResource("no"))
+    made.update(peer, Unreadable("no", b"", first=False))
     assert findings(made) == ["BGPPeer(peer): it cannot be read; it is left out"]
     tell(made, resource("BGPPeer", "peer", {"peerIP": "192.0.2.9", "asNumber": 64512}))
     assert findings(made) == []
-    made.update(peer, InvalidResource("no"))
+    made.update(peer, Unreadable("no", b"", first=False))
     assert findings(made) == ["BGPPeer(peer): it cannot be read; its last readable version stays in force"]
     made.update(peer, None)
     assert findings(made) == []
@@ -362,7 +362,7 @@ def test_an_unreadable_resource_of_routing_alone_is_reported() -> None:
 @pytest.mark.parametrize("kind", ["GlobalNetworkPolicy", "IPPool", "Node"])
 def test_an_unreadable_resource_that_policy_uses_is_for_policy_to_report(kind: str) -> None:
     made = direct()
-    made.update(ResourceKey(kind, "x"), InvalidResource("no"))
+    made.update(ResourceKey(kind, "x"), Unreadable("no", b"", first=False))
     assert findings(made) == []
 
 

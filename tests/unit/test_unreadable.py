@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from calico_libnetwork.errors import InvalidResource, Unreadable
+from calico_libnetwork.errors import Unreadable
 from calico_libnetwork.model.kinds import ResourceKey
-from calico_libnetwork.policy.unreadable import consequence, stand_in
+from calico_libnetwork.model.resources import API_VERSION
+from calico_libnetwork.policy.unreadable import consequence, read, stand_in
 
 KEY = ResourceKey("GlobalNetworkPolicy", "security.a")
 EVERYWHERE = "it denies, on every endpoint, what the rest of its tier does not allow"
@@ -28,7 +29,8 @@ def found(value: bytes | str, *, key: ResourceKey = KEY, first: bool = True) -> 
 
 
 def stored(**spec: Any) -> str:
-    return json.dumps({"kind": KEY.kind, "metadata": {"name": KEY.name}, "spec": spec})
+    metadata = {"name": KEY.name}
+    return json.dumps({"apiVersion": API_VERSION, "kind": KEY.kind, "metadata": metadata, "spec": spec})
 
 
 DB = {"tier": "security", "selector": "role == 'db'", "types": ["Ingress"]}
@@ -74,7 +76,18 @@ def test_a_namespaced_policy_keeps_to_its_namespace() -> None:
     )
 
 
-def test_without_the_value_nothing_is_known_of_it() -> None:
-    policy = stand_in(KEY, InvalidResource("x"))
-    assert policy is not None
-    assert (policy.tier, policy.selector.canonical, len(policy.rules)) == ("security", "all()", 2)
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"ingress": [{"unheard": 1}]}, r"unknown field `unheard` - at `\$\.spec\.ingress\[0\]`"),
+        ({"selector": "role ="}, "cannot be applied: "),
+        ({"selector": "global()"}, "cannot be applied: "),
+    ],
+)
+def test_a_policy_of_which_nobody_can_tell_where_it_applies_is_as_unreadable_as_any_other(
+    spec: dict[str, Any], said: str
+) -> None:
+    value = stored(**DB | spec).encode()
+    with pytest.raises(Unreadable, match=rf"GlobalNetworkPolicy\(security\.a\).*{said}") as caught:
+        read(KEY, value, first=True)
+    assert (caught.value.value, caught.value.first) == (value, True)

@@ -14,14 +14,14 @@ from calico_libnetwork.model.ipam_records import affinity_state
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.names import workload_endpoint_prefix
 from calico_libnetwork.model.resources import AnyResource
-from calico_libnetwork.policy.resolver import require_selectors
+from calico_libnetwork.policy.unreadable import read
 
 BLOCKS = "/calico/ipam/v2/host/"
 """Prefix of the block affinities."""
 
 
 class ResourceConsumer(Protocol):
-    def update(self, key: ResourceKey, resource: AnyResource | InvalidResource | None) -> None:
+    def update(self, key: ResourceKey, resource: AnyResource | Unreadable | None) -> None:
         """Of what becomes unreadable, the last readable version stays."""
         ...
 
@@ -90,11 +90,11 @@ class Intake:
             self._hand_on(key, None)
             return True
         try:
-            resource = _decoded(key, current.value)
-        except InvalidResource as error:
+            resource = read(key, current.value, first=current.version == 1)
+        except Unreadable as error:
             self._note(current, str(error))
             self._bring_back(key, path, before)
-            self._hand_on(key, Unreadable(str(error), current.value, first=current.version == 1))
+            self._hand_on(key, error)
             return False
         if key.kind != "WorkloadEndpoint" or key.name.startswith(self._own):
             self._readable[path] = current
@@ -109,17 +109,10 @@ class Intake:
         value = self._last_readable.get(path)
         if value is not None:
             try:
-                self._hand_on(key, _decoded(key, value))
-            except InvalidResource:
+                self._hand_on(key, read(key, value, first=False))
+            except Unreadable:
                 self._last_readable.drop(path)  # another release of this program could read it
 
-    def _hand_on(self, key: ResourceKey, resource: AnyResource | InvalidResource | None) -> None:
+    def _hand_on(self, key: ResourceKey, resource: AnyResource | Unreadable | None) -> None:
         for consumer in self._resources:
             consumer.update(key, resource)
-
-
-def _decoded(key: ResourceKey, value: bytes) -> AnyResource:
-    """Raises ``InvalidResource``, also for a policy of which nobody can tell where it applies."""
-    resource = kinds.decode(key, value)
-    require_selectors(key, resource)
-    return resource

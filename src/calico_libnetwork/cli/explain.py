@@ -14,7 +14,7 @@ import click
 from calico_libnetwork.cli.flow_ends import Content, End, find_end
 from calico_libnetwork.cli.host_addresses import host_addresses
 from calico_libnetwork.cli.session import Session, pass_session
-from calico_libnetwork.errors import CalicoError, InvalidResource, Unreadable
+from calico_libnetwork.errors import CalicoError, Unreadable
 from calico_libnetwork.model import kinds
 from calico_libnetwork.model.kinds import KINDS, ResourceKey
 from calico_libnetwork.model.resources import AnyResource
@@ -22,6 +22,7 @@ from calico_libnetwork.policy.explain import Explainer, Explanation, Judgement, 
 from calico_libnetwork.policy.flow import Flow, protocol_name
 from calico_libnetwork.policy.rule import PORT_PROTOCOLS, PROTOCOLS
 from calico_libnetwork.policy.settings import RulesSettings
+from calico_libnetwork.policy.unreadable import read
 
 POLICY_KINDS = (
     *("WorkloadEndpoint", "HostEndpoint", "GlobalNetworkPolicy", "NetworkPolicy", "Tier", "Profile"),
@@ -114,14 +115,14 @@ def explain(
 async def _read(session: Session) -> Content:
     async with session.datastore() as datastore:
         listing = await datastore.list([KINDS[kind].prefix for kind in POLICY_KINDS])
-    content: dict[ResourceKey, AnyResource | InvalidResource] = {}
+    content: dict[ResourceKey, AnyResource | Unreadable] = {}
     for item in listing.items:
         key = kinds.parse_path(item.key)
         if key is not None:
             try:
-                content[key] = kinds.decode(key, item.value)
-            except InvalidResource as error:
-                content[key] = Unreadable(str(error), item.value, first=item.version == 1)
+                content[key] = read(key, item.value, first=item.version == 1)
+            except Unreadable as error:
+                content[key] = error
     return content
 
 

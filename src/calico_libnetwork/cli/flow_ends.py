@@ -10,12 +10,12 @@ from ipaddress import ip_address, ip_interface
 from calico_libnetwork.docker.endpoints import HELD_ADDRESSES
 from calico_libnetwork.docker.labels import CONTAINER_NAME
 from calico_libnetwork.docker.profiles import NETWORK_ID, NETWORK_NAME
-from calico_libnetwork.errors import InvalidResource, NotFound
+from calico_libnetwork.errors import NotFound, Unreadable
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.resources import CONTAINER_ID, AnyResource, WorkloadEndpoint
 from calico_libnetwork.policy.flow import Address
 
-Content = Mapping[ResourceKey, AnyResource | InvalidResource]
+Content = Mapping[ResourceKey, AnyResource | Unreadable]
 
 _ID_PREFIX = re.compile(r"[0-9a-f]{4,64}")
 
@@ -102,7 +102,7 @@ def _qualifies(qualifier: str, endpoint: _Known) -> bool:
 
 def _known(content: Content) -> Iterator[_Known]:
     for key, resource in content.items():
-        if key.kind != "WorkloadEndpoint" or isinstance(resource, InvalidResource):
+        if key.kind != "WorkloadEndpoint" or isinstance(resource, Unreadable):
             continue
         endpoint: WorkloadEndpoint = resource
         told, spec = endpoint.annotations, endpoint.spec
@@ -120,8 +120,8 @@ def _known(content: Content) -> Iterator[_Known]:
         )
 
 
-def _node_addresses(node: AnyResource | InvalidResource | None) -> dict[int, Address]:
-    if node is None or isinstance(node, InvalidResource) or node.spec.bgp is None:
+def _node_addresses(node: AnyResource | Unreadable | None) -> dict[int, Address]:
+    if node is None or isinstance(node, Unreadable) or node.spec.bgp is None:
         return {}
     texts = filter(None, (node.spec.bgp.ipv4_address, node.spec.bgp.ipv6_address))
     return {address.version: address for address in _addresses(texts)}

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from calico_libnetwork.errors import InvalidResource
+from calico_libnetwork.errors import Unreadable
 from calico_libnetwork.model import resources
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.resources import DEFAULT_ALLOW_PROFILE, AnyResource
@@ -28,7 +28,6 @@ from calico_libnetwork.policy.resolver import (
     default_allow_profile,
     place_tier,
     resolve,
-    unreadable_policy,
 )
 from calico_libnetwork.policy.rule import PORT_PROTOCOLS, UDP, Direction, RuleMatch
 from calico_libnetwork.policy.settings import Options, RulesSettings, read_options
@@ -90,7 +89,7 @@ class Explainer:
 
     def __init__(
         self,
-        content: Mapping[ResourceKey, AnyResource | InvalidResource],
+        content: Mapping[ResourceKey, AnyResource | Unreadable],
         settings: RulesSettings,
         hosts: Mapping[str, Collection[Address]] | None = None,
     ) -> None:
@@ -98,7 +97,7 @@ class Explainer:
         self._configurations = {
             key: resource.spec
             for key, resource in content.items()
-            if key.kind == "FelixConfiguration" and not isinstance(resource, InvalidResource)
+            if key.kind == "FelixConfiguration" and not isinstance(resource, Unreadable)
         }
         self._tiers: dict[str, TierPlace] = {}
         self._profiles: dict[str, CompiledProfile] = {DEFAULT_ALLOW_PROFILE: default_allow_profile()}
@@ -110,11 +109,11 @@ class Explainer:
     def explain(self, flow: Flow) -> Explanation:
         return Explanation(flow, self._egress(flow), self._ingress(flow))
 
-    def _compile(self, key: ResourceKey, resource: AnyResource | InvalidResource) -> None:
+    def _compile(self, key: ResourceKey, resource: AnyResource | Unreadable) -> None:
         if key.kind in POLICY_KINDS:
             policy = _compiled_policy(key, resource)
             self._policies += [policy] if policy is not None else []
-        elif isinstance(resource, InvalidResource):
+        elif isinstance(resource, Unreadable):
             return
         elif key.kind == "Tier":
             self._tiers[key.name] = place_tier(resource)
@@ -221,14 +220,10 @@ class Explainer:
             yield Step(policy.tier, policy.key, None, "", reason)
 
 
-def _compiled_policy(key: ResourceKey, resource: AnyResource | InvalidResource) -> CompiledPolicy | None:
-    if isinstance(resource, InvalidResource):
+def _compiled_policy(key: ResourceKey, resource: AnyResource | Unreadable) -> CompiledPolicy | None:
+    if isinstance(resource, Unreadable):
         return stand_in(key, resource)
-    policy = cast("resources.Policy", resource)
-    try:
-        return compile_policy(key, policy)[0]
-    except InvalidResource:
-        return unreadable_policy(key, policy)
+    return compile_policy(key, cast("resources.Policy", resource))[0]
 
 
 def _forbidden_tunnels(flow: Flow, options: Options) -> Iterator[str]:

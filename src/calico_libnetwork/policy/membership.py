@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from ipaddress import ip_address
 
-from calico_libnetwork.errors import InvalidResource
+from calico_libnetwork.errors import Unreadable
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.resources import AnyResource, EndpointPort
 from calico_libnetwork.model.selector import Selector
@@ -29,7 +29,7 @@ class Membership:
 
     def __init__(
         self,
-        content: Mapping[ResourceKey, AnyResource | InvalidResource],
+        content: Mapping[ResourceKey, AnyResource | Unreadable],
         profiles: Mapping[str, CompiledProfile],
         hosts: Mapping[str, Collection[Address]],
     ) -> None:
@@ -41,7 +41,7 @@ class Membership:
         self._nodes: dict[ResourceKey, str] = {}
         self._node_addresses = {node: set(addresses) for node, addresses in hosts.items()}
         for key, resource in sorted(content.items(), key=lambda item: item[0]):
-            if not isinstance(resource, InvalidResource):
+            if not isinstance(resource, Unreadable):
                 self._add(key, resource)
 
     def workload(self, address: Address) -> ResourceKey | None:

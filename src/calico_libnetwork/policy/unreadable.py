@@ -1,4 +1,4 @@
-"""What is enforced in the place of a policy that cannot be read and was never readable before.
+"""What can be read, and what is enforced in the place of a policy that cannot be and never was readable before.
 
 As much of it as says where it applies is read by itself, and there it denies, in its directions, what the rest of its
 tier does not allow. A selector that cannot be read may mean any endpoint. A value that is no resource at all says
@@ -14,17 +14,25 @@ from typing import Any, cast
 from calico_libnetwork.errors import InvalidResource, Unreadable
 from calico_libnetwork.model import documents, kinds
 from calico_libnetwork.model.kinds import ResourceKey
-from calico_libnetwork.model.resources import API_VERSION, Policy
-from calico_libnetwork.policy.resolver import CompiledPolicy, compile_policy, unreadable_policy
+from calico_libnetwork.model.resources import API_VERSION, AnyResource, Policy
+from calico_libnetwork.policy.resolver import CompiledPolicy, compile_policy, require_selectors, unreadable_policy
 
 _SELECTORS = ("selector", "namespaceSelector", "serviceAccountSelector")
 _OTHERS = ("tier", "order", "types", "doNotTrack", "preDNAT")
 
 
-def stand_in(key: ResourceKey, error: InvalidResource) -> CompiledPolicy | None:
-    """None: nothing is. An ``error`` that is not ``Unreadable`` tells nothing of the value."""
-    if not isinstance(error, Unreadable):
-        return unreadable_policy(key)
+def read(key: ResourceKey, value: bytes, *, first: bool) -> AnyResource:
+    """Raises ``Unreadable``, also for a policy of which nobody can tell where it applies."""
+    try:
+        resource = kinds.decode(key, value)
+        require_selectors(key, resource)
+    except InvalidResource as error:
+        raise Unreadable(str(error), value, first=first) from error
+    return resource
+
+
+def stand_in(key: ResourceKey, error: Unreadable) -> CompiledPolicy | None:
+    """None: nothing is."""
     spec = _spec(error.value)
     if spec is None:
         return None if error.first else unreadable_policy(key)

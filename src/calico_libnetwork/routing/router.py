@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 from calico_libnetwork.dataplane.routes import Route
-from calico_libnetwork.errors import InvalidResource
+from calico_libnetwork.errors import InvalidResource, Unreadable
 from calico_libnetwork.model.ipam_keys import parse_affinity_key
 from calico_libnetwork.model.ipam_records import affinity_state
 from calico_libnetwork.model.kinds import ResourceKey
@@ -112,9 +112,9 @@ class Router:
         self._around = Surroundings(own=Member(node))
         self._stale = True
 
-    def update(self, key: ResourceKey, resource: AnyResource | InvalidResource | None) -> None:
+    def update(self, key: ResourceKey, resource: AnyResource | Unreadable | None) -> None:
         """Of what becomes unreadable the last readable version stays; what policy uses as well is reported there."""
-        if isinstance(resource, InvalidResource):
+        if isinstance(resource, Unreadable):
             if key.kind in _OWN_KINDS:
                 self._stale = True
                 known = key in self._resources[key.kind]

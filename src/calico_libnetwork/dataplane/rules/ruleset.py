@@ -19,7 +19,7 @@ from calico_libnetwork.dataplane.rules.members import Members, Owner
 from calico_libnetwork.dataplane.rules.policies import Policies
 from calico_libnetwork.dataplane.rules.pools import NetworkSets, PoolRange, node_networks, read_pool
 from calico_libnetwork.dataplane.table import Table
-from calico_libnetwork.errors import InvalidResource
+from calico_libnetwork.errors import Unreadable
 from calico_libnetwork.model import resources
 from calico_libnetwork.model.kinds import ResourceKey
 from calico_libnetwork.model.resources import DEFAULT_ALLOW_PROFILE, AnyResource
@@ -33,13 +33,12 @@ from calico_libnetwork.policy.resolver import (
     compile_policy,
     compile_profile,
     place_tier,
-    unreadable_policy,
 )
 from calico_libnetwork.policy.rule import DIRECTIONS
 from calico_libnetwork.policy.settings import RulesSettings, initial_options, read_options
 from calico_libnetwork.policy.unreadable import consequence, stand_in
 
-Update = AnyResource | InvalidResource | None
+Update = AnyResource | Unreadable | None
 
 _OWNER_KINDS = ("WorkloadEndpoint", "HostEndpoint", "GlobalNetworkSet", "NetworkSet")
 _STAGED_KINDS = ("StagedGlobalNetworkPolicy", "StagedNetworkPolicy", "StagedKubernetesNetworkPolicy")
@@ -57,15 +56,15 @@ class Ruleset:
         self._node = node
         self._settings = settings
         self._changed: dict[str, dict[ResourceKey, AnyResource | None]] = {kind: {} for kind in _KINDS}
-        self._unreadable: dict[ResourceKey, InvalidResource] = {}
+        self._unreadable: dict[ResourceKey, Unreadable] = {}
         self._content: _Content | None = None
 
     def update(self, key: ResourceKey, resource: Update) -> None:
-        """None: it is gone; ``InvalidResource``: it is there and cannot be read, so the version before stays."""
+        """None: it is gone; ``Unreadable``: it is there and cannot be read, so the version before stays."""
         changed = self._changed.get(key.kind)
         if changed is None:
             return
-        if isinstance(resource, InvalidResource):
+        if isinstance(resource, Unreadable):
             self._unreadable[key] = resource
         else:
             changed[key] = resource
@@ -125,7 +124,7 @@ class _Content:
     def apply(
         self,
         changed: Mapping[str, Mapping[ResourceKey, AnyResource | None]],
-        unreadable: Mapping[ResourceKey, InvalidResource],
+        unreadable: Mapping[ResourceKey, Unreadable],
     ) -> frozenset[str]:
         for kind, updates in changed.items():
             for key, update in updates.items():
@@ -168,16 +167,13 @@ class _Content:
         else:
             self._findings.pop(key, None)
 
-    def _apply_unreadable(
-        self, key: ResourceKey, error: InvalidResource, policy: resources.Policy | None = None
-    ) -> None:
-        """``policy`` is given if it is only its selector that cannot be read."""
+    def _apply_unreadable(self, key: ResourceKey, error: Unreadable) -> None:
         kept: list[Finding] = []
         if self._is_known(key):
             kept = [found for found in self._findings.get(key, ()) if found.feature != "unreadable"]
             outcome = "its last readable version stays in force"
         elif key.kind in POLICY_KINDS:
-            outcome = self._stand_in(key, error, policy)
+            outcome = self._stand_in(key, error)
         else:
             outcome = _UNREADABLE.get(key.kind, "it is left out")
         finding = Finding(key, "error", "unreadable", "", f"it cannot be read; {outcome}")
@@ -193,12 +189,12 @@ class _Content:
             return key.name in self._policies.tiers
         return any(key in known for known in (self._owners, self._configurations, self._pools, self._nodes))
 
-    def _stand_in(self, key: ResourceKey, error: InvalidResource, policy: resources.Policy | None) -> str:
+    def _stand_in(self, key: ResourceKey, error: Unreadable) -> str:
         """What becomes of it."""
         if self._settings.invalid_policy == "ignore":
             self.bindings.refresh_labels(self._policies.remove(key))
             return "it is left out, as configured"
-        found = stand_in(key, error) if policy is None else unreadable_policy(key, policy)
+        found = stand_in(key, error)
         changed = self._policies.remove(key) if found is None else self._policies.put(found)
         self.bindings.refresh_labels(changed)
         return consequence(key, found)
@@ -207,12 +203,7 @@ class _Content:
         if resource is None:
             self.bindings.refresh_labels(self._policies.remove(key))
             return
-        try:
-            policy, found = compile_policy(key, resource)
-        except InvalidResource as error:
-            self._apply_unreadable(key, error, resource)
-            findings += self._findings[key]
-            return
+        policy, found = compile_policy(key, resource)
         findings += found
         self.bindings.refresh_labels(self._policies.put(policy))
         self._stale_chains |= {RuleChain(key, direction) for direction in DIRECTIONS}
