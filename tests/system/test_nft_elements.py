@@ -29,6 +29,9 @@ SETS = {
     "np6": SetSpec("set", "type ipv6_addr . inet_proto . inet_service;"),
     "own": SetSpec("set", "type ifname . ipv4_addr;"),
     "own6": SetSpec("set", "type ifname . ipv6_addr;"),
+    "dnat4": SetSpec("map", "type inet_proto . inet_service : ipv4_addr . inet_service;"),
+    "dnat6": SetSpec("map", "type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service;"),
+    "to_address": SetSpec("map", "type ipv4_addr : ipv6_addr;"),
 }
 VERDICTS = ("goto sig_a", "goto sig_b", "jump sig_a", "accept", "drop", "return", "continue")
 
@@ -58,20 +61,31 @@ def random_element(random: Random, set_name: str) -> str:
         "np6": f"{ipv6} . {port}",
         "own": f"{interface} . {ipv4}",
         "own6": f"{interface} . {ipv6}",
+        "dnat4": port,
+        "dnat6": f"{ipv6} . {port}",
+        "to_address": ipv4,
     }[set_name]
+
+
+def random_value(random: Random, set_name: str) -> str:
+    if SETS[set_name].kind == "set":
+        return ""
+    ipv4, ipv6 = IPv4Address(random.getrandbits(32)), IPv6Address(random.getrandbits(128))
+    port = random.randrange(1, 65536)
+    values = {"dnat4": f"{ipv4} . {port}", "dnat6": f"{ipv6} . {port}", "to_address": str(ipv6)}
+    return values.get(set_name, random.choice(VERDICTS))
 
 
 def change(random: Random, table: Table) -> None:
     """Some elements leave, some verdicts change, some elements come."""
     for element in random.sample(sorted(table.elements.desired), len(table.elements.desired) // 2):
         if table.elements.desired[element] and random.random() < 0.5:
-            table.elements.want(element, random.choice(VERDICTS))
+            table.elements.want(element, random_value(random, element[0]))
         else:
             table.elements.unwant(element)
     for _ in range(random.randrange(1, 200)):
         name = random.choice(list(SETS))
-        verdict = random.choice(VERDICTS) if SETS[name].kind == "map" else ""
-        table.elements.want((name, random_element(random, name)), verdict)
+        table.elements.want((name, random_element(random, name)), random_value(random, name))
 
 
 def content(objects: list[dict[str, Any]] | None) -> dict[str, list[str]]:

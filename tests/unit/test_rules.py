@@ -665,7 +665,7 @@ def test_masquerading_to_an_address_keeps_the_port_range() -> None:
     host = Host()
     host.put("FelixConfiguration", "default", {"natOutgoingAddress": "2001:db8::9", "natPortRange": "4000:5000"})
     host.render()
-    assert host.table.chains.desired["postrouting_nat"].rules[2:] == (
+    assert host.table.chains.desired["postrouting_nat"].rules[2:4] == (
         "ip6 saddr @masq6 ip6 daddr != @pools6 meta l4proto { 6, 17 } snat ip6 to [2001:db8::9]:4000-5000 fully-random",
         "ip6 saddr @masq6 ip6 daddr != @pools6 snat ip6 to 2001:db8::9 fully-random",
     )

@@ -1,4 +1,4 @@
-"""Elements of sets and verdict maps as the kernel's own messages. Pure.
+"""Elements of sets and maps as the kernel's own messages. Pure.
 
 An endpoint more or less is a handful of elements, and libnftables reads much of the table back before it writes any.
 What is encoded here needs nothing but the element and its set's type: single values and concatenations of them, no
@@ -28,7 +28,7 @@ _VALUE, _VERDICT = 1, 2
 _VERDICT_CODE, _VERDICT_CHAIN = 1, 2
 _VERDICTS = {"drop": 0, "accept": 1, "continue": -1, "jump": -3, "goto": -4, "return": -5}
 
-_DECLARATION = re.compile(r"type (?P<key>\w+( \. \w+)*)( : verdict)?;")
+_DECLARATION = re.compile(r"type (?P<key>\w+( \. \w+)*)( : (?P<value>\w+( \. \w+)*))?;")
 _LENGTH = struct.Struct("=H")
 _ATTRIBUTE_HEADER, _MESSAGE_HEADER, _FAMILY_HEADER = 4, 16, 4
 _BEFORE_KEY = 3 * _ATTRIBUTE_HEADER  # of the element, its key, and the key's value
@@ -88,7 +88,7 @@ def split(table: Table, plan: Plan) -> tuple[tuple[ElementMessage, ...], Plan]:
 
 
 def _messages(
-    kind: int, table: Table, fields: Mapping[str, Sequence[Field] | None], elements: Mapping[str, Mapping[str, str]]
+    kind: int, table: Table, fields: Mapping[str, _Fields | None], elements: Mapping[str, Mapping[str, str]]
 ) -> Iterator[ElementMessage]:
     flags = CREATE if kind == _NEW_ELEMENTS else 0
     for name, members in elements.items():
@@ -103,11 +103,11 @@ def _messages(
             yield ElementMessage(request, f"{table.family} {table.name} {name}", texts)
 
 
-def _lists(fields: Sequence[Field], members: Mapping[str, str]) -> Iterator[tuple[Sequence[str], bytes]]:
+def _lists(fields: _Fields, members: Mapping[str, str]) -> Iterator[tuple[Sequence[str], bytes]]:
     """The elements, encoded, in portions that fit into one attribute each."""
     texts = list(members)
-    keys = [_key(fields, text) for text in texts]
-    frames = {verdict: _frame(len(keys[0]), verdict) for verdict in set(members.values())}
+    keys = [_values(fields.key, text) for text in texts]
+    frames = {value: _frame(len(keys[0]), _data(fields.value, value)) for value in set(members.values())}
     encoded = [
         before + key + after
         for key, (before, after) in zip(keys, map(frames.__getitem__, members.values()), strict=True)
@@ -117,15 +117,19 @@ def _lists(fields: Sequence[Field], members: Mapping[str, str]) -> Iterator[tupl
         yield texts[start : start + portion], b"".join(encoded[start : start + portion])
 
 
-def _frame(key_bytes: int, verdict: str) -> tuple[bytes, bytes]:
-    """What stands before and behind the key of every element with this verdict."""
-    element = nested(_LIST_ELEMENT, nested(_KEY, attribute(_VALUE, bytes(key_bytes))), _data(verdict))
+def _frame(key_bytes: int, data: bytes) -> tuple[bytes, bytes]:
+    """What stands before and behind the key of every element with this data."""
+    element = nested(_LIST_ELEMENT, nested(_KEY, attribute(_VALUE, bytes(key_bytes))), data)
     return element[:_BEFORE_KEY], element[_BEFORE_KEY + key_bytes :]
 
 
-def _data(verdict: str) -> bytes:
-    if not verdict:
+def _data(fields: Sequence[Field], value: str) -> bytes:
+    if not value:
         return b""
+    return nested(_DATA, attribute(_VALUE, _values(fields, value))) if fields else _verdict(value)
+
+
+def _verdict(verdict: str) -> bytes:
     verb, _, chain = verdict.partition(" ")
     if verb not in _VERDICTS:
         raise ValueError(verdict)
@@ -133,10 +137,10 @@ def _data(verdict: str) -> bytes:
     return nested(_DATA, nested(_VERDICT, code, text(_VERDICT_CHAIN, chain) if chain else b""))
 
 
-def _key(fields: Sequence[Field], element: str) -> bytes:
+def _values(fields: Sequence[Field], text: str) -> bytes:
     if len(fields) == 1:
-        return fields[0](element)
-    return b"".join([field(part) for field, part in zip(fields, element.split(" . "), strict=True)])
+        return fields[0](text)
+    return b"".join([field(part) for field, part in zip(fields, text.split(" . "), strict=True)])
 
 
 def _interface(value: str) -> bytes:
@@ -172,13 +176,27 @@ _FIELDS: dict[str, Field] = {
 }
 
 
-def _fields(spec: SetSpec | None) -> tuple[Field, ...] | None:
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """``value`` is empty for sets and verdict maps."""
+
+    key: tuple[Field, ...]
+    value: tuple[Field, ...]
+
+
+def _fields(spec: SetSpec | None) -> _Fields | None:
     """None for types that are not encoded here; alone, a value shorter than four bytes would not be padded."""
     found = _DECLARATION.fullmatch(spec.declaration) if spec else None
-    names = found["key"].split(" . ") if found else []
-    if not names or not _FIELDS.keys() >= set(names) or names in (["inet_proto"], ["inet_service"]):
+    if found is None:
         return None
-    return tuple(_FIELDS[name] for name in names)
+    key, value = found["key"].split(" . "), (found["value"] or "verdict").split(" . ")
+    if value == ["verdict"]:
+        value = []
+    if not _FIELDS.keys() >= {*key, *value} or any(
+        names in (["inet_proto"], ["inet_service"]) for names in (key, value)
+    ):
+        return None
+    return _Fields(tuple(_FIELDS[name] for name in key), tuple(_FIELDS[name] for name in value))
 
 
 def _attribute_bytes(body: bytes, position: int) -> int:

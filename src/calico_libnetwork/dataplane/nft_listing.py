@@ -40,7 +40,7 @@ class ChainListing:
 
 @dataclass(slots=True)
 class TableListing:
-    """``sets``: each one's kind and comment. ``elements``: by set, canonical element to verdict."""
+    """``sets``: each one's kind and comment. ``elements``: by set, canonical element to verdict or value."""
 
     chains: dict[str, ChainListing] = field(default_factory=dict)
     sets: dict[str, tuple[Literal["set", "map"], str]] = field(default_factory=dict)
@@ -132,7 +132,7 @@ def _text(value: Any) -> str:
 
 
 def _verdict(value: Any) -> str:
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or "concat" in value:
         return _text(value)
     ((kind, body),) = value.items()
     return f"{kind} {body['target']}" if isinstance(body, dict) else str(kind)

@@ -26,7 +26,7 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class SetSpec:
-    """A named set or verdict map; ``declaration`` as nft reads it: ``type ipv4_addr; flags interval;``."""
+    """A named set or map; ``declaration`` as nft reads it: ``type ipv4_addr; flags interval;``."""
 
     kind: Literal["set", "map"]
     declaration: str
@@ -36,7 +36,8 @@ class SetSpec:
 class Table:
     """Desired and actual content of one table.
 
-    ``elements``: (set name, element text) to the verdict text in a map (``goto sig_ab12``), to ``""`` in a set.
+    ``elements``: (set name, element text) to the verdict or value in a map (``goto sig_ab12``,
+    ``10.0.0.1 . 80``), to ``""`` in a set.
     """
 
     family: Literal["inet", "arp"]

@@ -13,6 +13,7 @@ from calico_libnetwork.dataplane.rules import names, skeleton
 from calico_libnetwork.dataplane.rules.chains import Chains, SharedChain, signature
 from calico_libnetwork.dataplane.rules.endpoints import LocalEndpoint
 from calico_libnetwork.dataplane.rules.policies import Policies
+from calico_libnetwork.dataplane.rules.published import Published
 from calico_libnetwork.dataplane.rules.siblings import Siblings
 from calico_libnetwork.dataplane.table import Table
 from calico_libnetwork.model.kinds import ResourceKey
@@ -62,6 +63,7 @@ class Bindings:
         self._interfaces: dict[ResourceKey, str] = {}
         self._bound: dict[str, _Binding] = {}
         self.siblings = Siblings(table)
+        self.published = Published(table)
         self._groups: dict[tuple[LabelSet, tuple[str, ...]], _Group] = {}
         self._groups_by_labels: dict[LabelSet, set[_Group]] = {}
         self._stale_interfaces: set[str] = set()
@@ -116,6 +118,7 @@ class Bindings:
                 return False
             del self._bound[interface], self.endpoints[interface]
             self.siblings.remove(interface)
+            self.published.remove(interface)
             self._leave(interface, old)
             for name in _MAPS.values():
                 self._table.elements.unwant((name, f'"{interface}"'))
@@ -128,6 +131,7 @@ class Bindings:
             self._table.elements.want(element, "")
         self._bound[interface], self.endpoints[interface] = binding, endpoint
         self.siblings.put(interface, endpoint)
+        self.published.put(interface, endpoint)
         if old is not None:
             self._leave(interface, old, binding)
         return old is None or old.endpoint != endpoint or old.group is not binding.group

@@ -22,11 +22,21 @@ _PORT_PROTOCOL_NAMES = {PROTOCOLS[name]: name for name in ("tcp", "udp", "sctp")
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedPort:
+    """``host_port`` of this host leads to ``port`` of the endpoint; at ``host_address`` alone, if that is not None."""
+
+    protocol: str
+    port: int
+    host_port: int
+    host_address: IPv4Address | IPv6Address | None
+
+
+@dataclass(frozen=True, slots=True)
 class LocalEndpoint:
     """A workload endpoint of this node as the kernel shall know it.
 
     ``rank`` decides between endpoints that name one interface: the lowest has it. ``container`` is Docker's id of the
-    container, "" while that is not known.
+    container, "" while that is not known. ``created`` is RFC 3339, "" where the writer left it out.
     """
 
     key: ResourceKey
@@ -37,6 +47,8 @@ class LocalEndpoint:
     spoofable: tuple[Network, ...]
     rank: tuple[str, ...]
     container: str = ""
+    published: tuple[PublishedPort, ...] = ()
+    created: str = ""
 
 
 def is_local(key: ResourceKey, resource: WorkloadEndpoint, node: str) -> bool:
@@ -119,7 +131,44 @@ def local_endpoint(
         spoofable=tuple(spoofable),
         rank=(spec.orchestrator, key.namespace, spec.workload or spec.pod, spec.endpoint, key.name),
         container=resource.annotations.get(CONTAINER_ID, ""),
+        published=_published_ports(key, spec.ports, findings) if spec.ports else (),
+        created=resource.metadata.creation_timestamp or "",
     )
+
+
+def _published_ports(
+    key: ResourceKey, ports: tuple[EndpointPort, ...], findings: list[Finding]
+) -> tuple[PublishedPort, ...]:
+    """One without a port of the host is a name for policies and nothing else."""
+    found = []
+    for position, port in enumerate(ports):
+        if not port.host_port:
+            continue
+        try:
+            found.append(_published_port(port))
+        except ValueError as error:
+            text = f"{error}; it is not published"
+            findings.append(Finding(key, "error", "published-port", f"spec.ports[{position}]", text))
+    return tuple(found)
+
+
+def _published_port(port: EndpointPort) -> PublishedPort:
+    """Raises ``ValueError``."""
+    number = _protocol_number(port.protocol)
+    if number not in PORT_PROTOCOLS:
+        raise ValueError(f"{port.protocol!r} is no protocol with ports")
+    for each in (port.port, port.host_port):
+        if not 1 <= each <= 65535:
+            raise ValueError(f"{each} is no port")
+    address = ip_address(port.host_ip) if port.host_ip else None
+    if address is not None and address.is_loopback:
+        raise ValueError(f"{address} leads to no container")
+    return PublishedPort(_PORT_PROTOCOL_NAMES[number], port.port, port.host_port, address)
+
+
+def _protocol_number(protocol: int | str) -> int:
+    text = str(protocol).lower()
+    return PROTOCOLS.get(text, int(text) if text.isascii() and text.isdigit() else 0)
 
 
 def workload_owner(addresses: tuple[IPv4Address | IPv6Address, ...], resource: WorkloadEndpoint) -> Owner:
@@ -140,8 +189,7 @@ def _endpoint_owner(addresses: tuple[IPv4Address | IPv6Address, ...], ports: tup
     texts = tuple((address.version, names.address_text(address)) for address in addresses)
     named = []
     for port in ports or ():
-        protocol = str(port.protocol).lower()
-        number = PROTOCOLS.get(protocol, int(protocol) if protocol.isascii() and protocol.isdigit() else 0)
+        number = _protocol_number(port.protocol)
         if number in PORT_PROTOCOLS and 1 <= port.port <= 65535:
             suffix = f"{_PORT_PROTOCOL_NAMES[number]} . {port.port}"
             named += [(port.name, version, f"{text} . {suffix}") for version, text in texts]

@@ -119,7 +119,8 @@ class _Content:
 
     def all_findings(self) -> tuple[Finding, ...]:
         own = [finding for findings in self._findings.values() for finding in findings]
-        return tuple(sorted((*own, *self._option_findings, *self.bindings.findings.values())))
+        bound = (*self.bindings.findings.values(), *self.bindings.published.findings())
+        return tuple(sorted((*own, *self._option_findings, *bound)))
 
     def apply(
         self,

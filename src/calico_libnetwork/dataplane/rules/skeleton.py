@@ -5,11 +5,13 @@ step" whichever way the packet goes, and one chain per policy serves all of them
 
     prerouting   raw         the source address must be reached through the interface the packet came from,
                              or another of the same container
+                 dstnat + 10 published ports, after everybody else's: one of Docker's own stays Docker's
     forward      filter - 3  egress policy of the workload it came from
                  filter - 2  ingress policy of the workload it goes to
                  filter - 1  the mark for Docker's FORWARD chain, unless a bridge is involved: those are Docker's
     input        filter - 2  egress policy
                  filter - 1  what a workload may do to its own host
+    output       dstnat + 10 published ports, for what the host itself connects to
     postrouting  mangle      marks end here
                  srcnat + 10 masquerading out of pools, after everybody else's
 
@@ -36,6 +38,10 @@ OWN_ADDRESSES = "own"
 SIBLINGS = {4: ("sibling4", "from_sibling4"), 6: ("sibling6", "from_sibling6")}
 """By IP version: the addresses of a container's other interfaces, and the policy that what bears one meets."""
 
+PUBLISHED = {4: ("published4", "published4_at"), 6: ("published6", "published6_at")}
+"""By IP version: ports of the host at all its addresses, and at one, and where they lead."""
+HAIRPIN = {4: "hairpin4", 6: "hairpin6"}
+
 VXLAN_DEVICE = "vxlan.calico"
 _VERDICT_MAP = SetSpec("map", "type ifname : verdict;")
 _NETWORKS4 = SetSpec("set", "type ipv4_addr; flags interval;")
@@ -57,10 +63,30 @@ SETS: dict[str, SetSpec] = {
     SIBLINGS[6][0]: SetSpec("set", "type ifname . ipv6_addr;"),
     SIBLINGS[4][1]: SetSpec("map", "type ifname . ipv4_addr : verdict;"),
     SIBLINGS[6][1]: SetSpec("map", "type ifname . ipv6_addr : verdict;"),
+    PUBLISHED[4][0]: SetSpec("map", "type inet_proto . inet_service : ipv4_addr . inet_service;"),
+    PUBLISHED[6][0]: SetSpec("map", "type inet_proto . inet_service : ipv6_addr . inet_service;"),
+    PUBLISHED[4][1]: SetSpec("map", "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;"),
+    PUBLISHED[6][1]: SetSpec("map", "type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service;"),
+    HAIRPIN[4]: SetSpec("set", "type ipv4_addr . ipv4_addr;"),
+    HAIRPIN[6]: SetSpec("set", "type ipv6_addr . ipv6_addr;"),
 }
 
 # an IPv6 router hears these from anybody on its link: multicast listeners, solicitations, neighbour discovery
 _ROUTER_ICMPV6 = "icmpv6 type { 130, 131, 132, 133, 135, 136 } accept"
+# an address of these leads to no container
+_PUBLISHED_RULES = (
+    "ip daddr 127.0.0.0/8 return",
+    "ip6 daddr { ::1, fe80::/10 } return",
+    "fib daddr type != local return",
+    f"meta nfproto ipv4 dnat ip to ip daddr . meta l4proto . th dport map @{PUBLISHED[4][1]}",
+    f"meta nfproto ipv4 dnat ip to meta l4proto . th dport map @{PUBLISHED[4][0]}",
+    f"meta nfproto ipv6 dnat ip6 to ip6 daddr . meta l4proto . th dport map @{PUBLISHED[6][1]}",
+    f"meta nfproto ipv6 dnat ip6 to meta l4proto . th dport map @{PUBLISHED[6][0]}",
+)
+_HAIRPIN_RULES = (
+    f"ct status dnat ip saddr . ip daddr @{HAIRPIN[4]} snat ip to ct original ip daddr",
+    f"ct status dnat ip6 saddr . ip6 daddr @{HAIRPIN[6]} snat ip6 to ct original ip6 daddr",
+)
 _FOREIGN = "iifname PREFIX fib saddr . mark . iif oif 0"
 
 
@@ -78,6 +104,9 @@ def _chains(options: Options, *, vxlan: bool) -> dict[str, Chain]:
     return {
         "raw_prerouting": Chain(_raw_prerouting(options, vxlan=vxlan), _filter("prerouting", -300)),
         "raw_output": Chain(_raw_output(options, vxlan=vxlan), _filter("output", -300)),
+        "published": Chain(_PUBLISHED_RULES),
+        "prerouting_nat": Chain(("jump published",), "type nat hook prerouting priority -90; policy accept;"),
+        "output_nat": Chain(("jump published",), "type nat hook output priority -90; policy accept;"),
         "forward_egress": Chain(_from_workloads(options), _filter("forward", -3)),
         "forward_ingress": Chain(_to_workloads(options), _filter("forward", -2)),
         "forward_mark": Chain(_mark(options), _filter("forward", -1)),
@@ -168,7 +197,7 @@ def _unmark(options: Options) -> tuple[str, ...]:
 
 
 def _masquerade(options: Options) -> tuple[str, ...]:
-    return (*_masquerade_version(options, 4), *_masquerade_version(options, 6))
+    return (*_masquerade_version(options, 4), *_masquerade_version(options, 6), *_HAIRPIN_RULES)
 
 
 def _masquerade_version(options: Options, version: Literal[4, 6]) -> Iterable[str]:
