@@ -108,7 +108,7 @@ class Bench:
             endpoint = LocalEndpoint(key=f"w{number}", interface=spec.host_name, addresses=addresses, mac=MAC)
             self.workloads.update(endpoint)
             await self.ours("endpoint: two routes, two neighbours, settings checked", self.workloads.apply())
-            assert self.workloads.programmed(endpoint.key)
+            assert self.workloads.take_finished() == [endpoint]
             await self.ours("veth: delete", self.veths.schedule_delete(spec.host_name))
             self.workloads.remove(endpoint.key)
             await self.ours("endpoint: removed", self.workloads.apply())

@@ -1,10 +1,11 @@
 """From the datastore's write to rules, route and neighbour in force, through the agent as the process runs it.
 
-    sudo .venv/bin/python -m benchmarks.in_force [--endpoints 10000] [--policies 1000] [--rounds 50]
+    sudo .venv/bin/python -m benchmarks.in_force [--endpoints 10000] [--policies 1000] [--interfaces 0] [--rounds 50]
 
-The cluster of ``benchmarks.policy`` in an embedded datastore on the disk, in a network namespace of its own, with an
-interface for each endpoint. Its agent starts, then one endpoint more is written at a time, its interface being there
-already as Docker's CreateEndpoint leaves it; the clock stops at the word that the plugin's Join waits for.
+The cluster of ``benchmarks.policy`` in an embedded datastore on the disk, in a network namespace of its own, where the
+first so many endpoints have an interface and the others are in the datastore alone. The agent starts, then one
+endpoint more is written at a time, its interface being there already, made by what the plugin's CreateEndpoint makes
+it with; the clock stops at the word that the plugin's Join waits for.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from calico_libnetwork.agent.programmed import ProgrammedEndpoints
 from calico_libnetwork.dataplane import rtnetlink
 from calico_libnetwork.dataplane.kernel import Kernel
 from calico_libnetwork.dataplane.netlink import ROUTE_PROTOCOL, Socket
+from calico_libnetwork.dataplane.veth import VethPairs, VethSpec
 from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.datastore.protocol import TRANSACTION_LIMIT, Put, Transaction
 from calico_libnetwork.datastore.sqlite import SqliteDatastore
@@ -42,10 +44,12 @@ from calico_libnetwork.routing.router import Router
 
 _CLONE_NEWNET = 0x40000000
 _LONGEST = 300.0
+_MTU = 1500
 
 
 @dataclass
 class Running:
+    kernel: Kernel
     store: SqliteDatastore
     programmed: ProgrammedEndpoints
     load_seconds: float
@@ -56,8 +60,7 @@ def ip(*lines: str) -> None:
 
 
 def make_interfaces(count: int) -> None:
-    """Two to a pair, and no addresses of the kernel's own making, which nobody needs here."""
-    Path("/proc/sys/net/ipv6/conf/default/addr_gen_mode").write_text("1")
+    """Of the endpoints that are there from the start: two to a pair, since thousands take their time."""
     pairs = [(f"cali{number:08x}", f"cali{number + 1:08x}") for number in range(0, count, 2)]
     ip("link set lo up", *(f"link add {first} up type veth peer name {second}" for first, second in pairs))
     ip(*(f"link set {second} up" for _, second in pairs))
@@ -83,11 +86,11 @@ async def write(store: SqliteDatastore, items: Iterable[Item]) -> None:
 
 
 @asynccontextmanager
-async def agent(directory: Path, *, endpoints: int, policies: int) -> AsyncIterator[Running]:
+async def agent(directory: Path, *, endpoints: int, policies: int, interfaces: int) -> AsyncIterator[Running]:
     store = await SqliteDatastore.open(directory / "calico.db")
     await write(store, cluster(endpoints, policies))
     cache = Cache(store, ["/calico/"])
-    programmed = ProgrammedEndpoints()
+    programmed, report = ProgrammedEndpoints(), Report("agent")
     async with Kernel() as kernel, Bird(directory, kernel) as bird:
         made = Agent(
             cache,
@@ -98,7 +101,7 @@ async def agent(directory: Path, *, endpoints: int, policies: int) -> AsyncItera
             on_routing=lambda _routing: None,
             on_addresses=lambda: None,
             programmed=programmed,
-            report=Report("agent"),
+            report=report,
             metrics=AgentMetrics(CollectorRegistry()),
             last_readable=LastReadable(directory / "last-readable.json"),
         )
@@ -107,26 +110,35 @@ async def agent(directory: Path, *, endpoints: int, policies: int) -> AsyncItera
             started = time.perf_counter()
             tasks = [asyncio.create_task(made.run()), asyncio.create_task(cache.run())]
             async with asyncio.timeout(_LONGEST):
-                while len(programmed) < endpoints:  # noqa: ASYNC110 - one at a time is announced, and this is for all
+                while not report.ready or len(programmed) < interfaces:  # noqa: ASYNC110 - one at a time is announced, and this is for all
                     await asyncio.sleep(0.01)
-            yield Running(store, programmed, time.perf_counter() - started)
+            yield Running(kernel, store, programmed, time.perf_counter() - started)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
     await store.close()
 
 
-async def measure(*, endpoints: int, policies: int, rounds: int) -> dict[str, float]:
+async def measure(*, endpoints: int, policies: int, interfaces: int, rounds: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as directory:
-        async with agent(Path(directory), endpoints=endpoints, policies=policies) as running:
+        there = {"endpoints": endpoints, "policies": policies, "interfaces": interfaces}
+        async with agent(Path(directory), **there) as running, VethPairs(running.kernel) as pairs:
+            numbers = range(endpoints, endpoints + rounds)
+            for number in numbers:
+                await pairs.create(interface(number))
             await asyncio.sleep(1)
-            times = [await one_more(running, endpoints + round_) for round_ in range(rounds)]
+            times = [await one_more(running, number) for number in numbers]
             return {
                 "agent: first load, all in force, s": running.load_seconds,
                 "agent: one endpoint more in force, p50": statistics.median(times),
                 "agent: one endpoint more in force, p99": statistics.quantiles(times, n=100)[98],
                 "agent: memory": resident_megabytes(),
             }
+
+
+def interface(number: int) -> VethSpec:
+    peer_mac = "02:42:0a:41:4d:41"  # of `endpoint`
+    return VethSpec(host_name=f"cali{number:08x}", peer_name=f"peer{number:08x}", peer_mac=peer_mac, mtu=_MTU)
 
 
 async def one_more(running: Running, number: int) -> float:
@@ -145,13 +157,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--endpoints", type=int, default=10_000)
     parser.add_argument("--policies", type=int, default=1000)
+    parser.add_argument("--interfaces", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if ctypes.CDLL(None).unshare(_CLONE_NEWNET) != 0:
         parser.error("a network namespace of its own needs root")
-    make_interfaces(arguments.endpoints + arguments.rounds)
-    counts = {name: getattr(arguments, name) for name in ("endpoints", "policies", "rounds")}
+    make_interfaces(arguments.interfaces)
+    counts = {name: getattr(arguments, name) for name in ("endpoints", "policies", "interfaces", "rounds")}
     result = asyncio.run(measure(**counts))
     empty_namespace()
     print(

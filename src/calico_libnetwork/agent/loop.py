@@ -94,7 +94,6 @@ class Agent:
             last_readable=last_readable,
         )
         self._keys: dict[str, ResourceKey] = {}  # of the endpoint that holds each interface
-        self._pending: set[str] = set()  # interfaces whose endpoint is not in force yet
         self._blocks: tuple[IPNetwork, ...] = ()
         self._failures: frozenset[Failure] = frozenset()
         self._findings: frozenset[Shortcoming] = frozenset()
@@ -173,20 +172,15 @@ class Agent:
             if before is not None and (endpoint is None or endpoint.key != before):
                 self.host.workloads.remove(str(before))
                 self._programmed.discard(before)
-            self._pending.discard(interface)
             if endpoint is not None:
                 self._keys[interface] = endpoint.key
-                self._pending.add(interface)
                 self.host.workloads.update(_for_kernel(endpoint, self._ruleset.has_siblings(interface)))
 
     def _tell_programmed(self, *, tables_written: bool) -> None:
         if not tables_written:
             return
-        for interface in list(self._pending):
-            key = self._keys[interface]
-            if self.host.workloads.programmed(str(key)):
-                self._pending.discard(interface)
-                self._programmed.add(key)
+        for endpoint in self.host.workloads.take_finished():
+            self._programmed.add(self._keys[endpoint.interface])
         self._metrics.endpoints.set(len(self._programmed))
 
     def _tell_failures(self, failures: list[Failure]) -> None:

@@ -15,13 +15,16 @@ class Delta(Generic[K, V]):
     """Two maps and the keys in which they differ, kept up to date as either changes.
 
     Setting a value costs O(1); finding out what is left to do costs O(differences), so an idle resync of ten
-    thousand routes applies nothing and one changed endpoint costs the same among ten as among ten thousand.
+    thousand routes applies nothing and one changed endpoint costs the same among ten as among ten thousand. What
+    cannot be done yet is put aside until what it waits for is there.
     """
 
     def __init__(self) -> None:
         self._desired: dict[K, V] = {}
         self._actual: dict[K, V] = {}
         self._pending: dict[K, None] = {}  # in order, for ten thousand in no order cost ten times as much to look up
+        self._deferred: dict[K, str] = {}  # differing too, each with what it waits for
+        self._waiting: dict[str, dict[K, None]] = {}
 
     @property
     def desired(self) -> Mapping[K, V]:
@@ -61,6 +64,9 @@ class Delta(Generic[K, V]):
     def observe_each(self, values: Mapping[K, V]) -> None:
         """``observe`` for many at once."""
         self._actual.update(values)
+        if self._deferred:
+            for key in values:
+                self._recall(key)
         desired, pending = self._desired, self._pending
         for key, value in values.items():
             if desired.get(key, _NOTHING) == value:
@@ -82,7 +88,27 @@ class Delta(Generic[K, V]):
         """What must go: in the kernel and not wanted."""
         return [key for key in self._pending if key not in self._desired]
 
+    def defer(self, key: K, until: str) -> None:
+        """Not among ``changes`` any more, until it is wanted or observed anew or ``resume`` names what it waits for."""
+        del self._pending[key]
+        self._deferred[key] = until
+        self._waiting.setdefault(until, {})[key] = None
+
+    def resume(self, awaited: str) -> None:
+        for key in self._waiting.pop(awaited, ()):
+            del self._deferred[key]
+            self._pending[key] = None
+
+    def _recall(self, key: K) -> None:
+        awaited = self._deferred.pop(key, None)
+        if awaited is not None:
+            waiting = self._waiting[awaited]
+            del waiting[key]
+            if not waiting:
+                del self._waiting[awaited]
+
     def _note(self, key: K, *, same: bool) -> None:
+        self._recall(key)
         if same:
             self._pending.pop(key, None)
         else:

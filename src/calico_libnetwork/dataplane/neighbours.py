@@ -54,6 +54,11 @@ class Neighbours:
     def programmed(self, key: NeighbourKey) -> bool:
         return key in self._delta.desired and self._delta.actual.get(key) == self._delta.desired[key]
 
+    def interfaces_changed(self, interfaces: Collection[str]) -> None:
+        """What waits for one of these is to be tried again."""
+        for interface in interfaces:
+            self._delta.resume(interface)
+
     def interfaces_lost(self, interfaces: Collection[str]) -> None:
         for key in [key for key in self._delta.actual if key.interface in interfaces]:
             self._delta.observe_gone(key)
@@ -72,7 +77,7 @@ class Neighbours:
         """Writes what differs; one refused entry does not stop the others."""
         if self.stale:
             await self.read()
-        changes = {key: mac for key, mac in self._delta.changes().items() if self._links.is_up(key.interface)}
+        changes = self._ready()
         if lost := {key.interface for key in self._delta.removals()} - self._links.by_name.keys():
             self.interfaces_lost(lost)
         removals = list(self._delta.removals())
@@ -86,6 +91,16 @@ class Neighbours:
         ]
         failures += [self._removed(key, answer) for key, answer in zip(removals, answers[len(changes) :], strict=True)]
         return [failure for failure in failures if failure is not None]
+
+    def _ready(self) -> dict[NeighbourKey, str]:
+        """The entries to be written, but for those whose interface is not there."""
+        ready = {}
+        for key, mac in self._delta.changes().items():
+            if self._links.is_up(key.interface):
+                ready[key] = mac
+            else:
+                self._delta.defer(key, until=key.interface)
+        return ready
 
     def _written(self, key: NeighbourKey, mac: str, answer: Answer) -> Failure | None:
         if answer.error is None:

@@ -6,8 +6,8 @@ agent adopts or removes our routes by itself: 3 for an address inside a block of
 advertisement, 80 for what is to be advertised.
 
 A route through an interface that is missing or down waits without being an error; the interface's appearance is
-reported by ``Links`` and the next ``apply`` adds it. Setting an interface down makes the kernel drop its routes
-silently, hence ``interfaces_lost``.
+reported by ``Links``, and ``interfaces_changed`` has the next ``apply`` add it. Setting an interface down makes the
+kernel drop its routes silently, hence ``interfaces_lost``.
 """
 
 from __future__ import annotations
@@ -100,6 +100,11 @@ class Routes:
     def programmed(self, key: RouteKey) -> bool:
         return key in self._delta.desired and self._delta.actual.get(key) == self._delta.desired[key]
 
+    def interfaces_changed(self, interfaces: Collection[str]) -> None:
+        """What waits for one of these is to be tried again."""
+        for interface in interfaces:
+            self._delta.resume(interface)
+
     def interfaces_lost(self, interfaces: Collection[str]) -> None:
         """The kernel dropped the routes of these, without a word about the IPv4 ones."""
         for key in [key for key in self._delta.actual if key[2] in interfaces]:
@@ -137,7 +142,7 @@ class Routes:
         """Writes what differs; one refused route does not stop the others."""
         if self.stale:
             await self.read()
-        ready = [route for route in self._delta.changes().values() if self._ready(route)]
+        ready = self._ready()
         ready.sort(key=lambda route: route.gateway is not None)  # a gateway has to be reachable before it is one
         failures: list[Failure | None] = []
         if ready:
@@ -158,8 +163,15 @@ class Routes:
         for key in [key for key in self._delta.removals() if key[:2] in places]:
             self._delta.observe_gone(key)
 
-    def _ready(self, route: Route) -> bool:
-        return not route.interface or self._links.is_up(route.interface)
+    def _ready(self) -> list[Route]:
+        """The routes to be written, but for those whose interface is not there."""
+        ready = []
+        for key, route in self._delta.changes().items():
+            if not route.interface or self._links.is_up(route.interface):
+                ready.append(route)
+            else:
+                self._delta.defer(key, until=route.interface)
+        return ready
 
     def _written(self, route: Route, answer: Answer) -> Failure | None:
         if answer.error is None:

@@ -76,7 +76,8 @@ class Workloads:
         self._being_forgotten: set[IPAddress] = set()
         self._forgetting: asyncio.Task[None] | None = None
         self._forget_failures: list[Failure] = []
-        self._to_configure: set[str] = set()
+        self._to_configure: set[str] = set()  # interfaces; one that is not there is named again when it appears
+        self._unfinished: set[str] = set()  # keys, likewise
 
     def update(self, endpoint: LocalEndpoint) -> None:
         affected = self._withdraw(endpoint.key)
@@ -85,6 +86,7 @@ class Workloads:
         for address in endpoint.addresses:
             self._by_address[address].add(endpoint.key)
         self._to_configure.add(endpoint.interface)
+        self._unfinished.add(endpoint.key)
         self._settle(affected | self._addresses_behind(endpoint.interface))
 
     def remove(self, key: str) -> None:
@@ -105,13 +107,17 @@ class Workloads:
         self._blocks = new
         self._settle(set(self._owners))
 
-    def programmed(self, key: str) -> bool:
-        """Whether the kernel has every route and neighbour of this endpoint."""
-        endpoint = self._endpoints.get(key)
-        return endpoint is not None and all(self._has(endpoint, address) for address in endpoint.addresses)
+    def take_finished(self) -> list[LocalEndpoint]:
+        """Those of which the kernel has every route and neighbour by now, each once after it was updated."""
+        there = [self._endpoints[key] for key in self._unfinished if self._links.is_up(self._endpoints[key].interface)]
+        finished = [one for one in there if all(self._has(one, address) for address in one.addresses)]
+        self._unfinished = {one.key for one in there} - {one.key for one in finished}
+        return finished
 
     def links_changed(self, changes: LinkChanges) -> bool:
         """To be called with what ``Links`` reports. Whether the next ``apply`` may have something to do."""
+        self._routes.interfaces_changed(changes.interfaces)
+        self._neighbours.interfaces_changed(changes.interfaces)
         if changes.lost_routes:
             self._routes.interfaces_lost(changes.lost_routes)
             self._neighbours.interfaces_lost(changes.lost_routes)
@@ -119,6 +125,7 @@ class Workloads:
         self._neighbours.stale |= changes.neighbours
         ours = (changes.interfaces | changes.settings) & self._by_interface.keys()
         self._to_configure |= ours
+        self._unfinished |= {key for interface in ours for key in self._by_interface[interface]}
         return bool(ours) or changes.routes or changes.neighbours
 
     def distrust(self) -> None:
@@ -147,6 +154,7 @@ class Workloads:
             return set()
         affected = self._addresses_behind(endpoint.interface)
         del self._endpoints[key]
+        self._unfinished.discard(key)
         _discard(self._by_interface, endpoint.interface, key)
         for address in endpoint.addresses:
             _discard(self._by_address, address, key)
@@ -169,6 +177,7 @@ class Workloads:
 
     def _own(self, address: IPAddress, endpoint: LocalEndpoint) -> None:
         self._owners[address] = endpoint
+        self._unfinished.add(endpoint.key)
         self._routes.want(self._route(address, endpoint.interface))
         if endpoint.mac:
             self._neighbours.want(NeighbourKey(endpoint.interface, address), endpoint.mac)
@@ -222,7 +231,7 @@ class Workloads:
     async def _configure(self) -> list[Failure]:
         """Settings as they must be on interfaces that came up, whoever made them."""
         ready = [name for name in self._to_configure if self._links.is_up(name)]
-        self._to_configure.difference_update(ready)
+        self._to_configure.clear()
         failures: list[Failure] = []
         for start in range(0, len(ready), _INTERFACES_PER_TURN):
             turn = {name: self._settings(name) for name in ready[start : start + _INTERFACES_PER_TURN]}
