@@ -6,6 +6,7 @@
     │   └── Unreadable               it is stored as it is; ``value`` is what was found
     ├── NotFound                     the named object does not exist
     ├── AlreadyExists                the named object exists and was to be created
+    ├── PortInUse                    a port of this host is somebody's already; ``holder`` is the endpoint that has it
     ├── Refused                      a Docker request asks for what this driver does not do
     ├── DatastoreError
     │   ├── DatastoreUnavailable     not reachable within the deadline; the outcome of a write may be unknown
@@ -55,6 +56,14 @@ class NotFound(CalicoError):
 
 class AlreadyExists(CalicoError):
     pass
+
+
+class PortInUse(CalicoError):
+    """``holder`` is "" where it is no endpoint of ours."""
+
+    def __init__(self, message: str, holder: str = "") -> None:
+        super().__init__(message)
+        self.holder = holder
 
 
 class Refused(CalicoError):

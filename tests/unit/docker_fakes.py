@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from calico_libnetwork.datastore.protocol import Outcome, Put, Transaction
 from calico_libnetwork.docker.assembly import Assembly, assemble
 from calico_libnetwork.docker.containers import Container, ContainerTable
 from calico_libnetwork.docker.plugin import Drivers
+from calico_libnetwork.docker.published_ports import HostPort
 from calico_libnetwork.docker.settings import DockerSettings
 from calico_libnetwork.errors import DataplaneError, DatastoreUnavailable, DockerUnavailable, NotFound
 from calico_libnetwork.ipam import Ipam
@@ -60,11 +62,47 @@ class FakeVeths:
 class FakeStatus:
     programmed: bool = True
     needs_carrier: bool = False
+    publishes_ports: bool = True
     asked: list[ResourceKey] = field(default_factory=list)
 
     async def wait(self, key: ResourceKey, timeout: float) -> bool:  # noqa: ASYNC109 - the seam's own
         self.asked.append(key)
         return self.programmed
+
+
+@dataclass(frozen=True)
+class _HeldPort:
+    port: HostPort
+    held: list[HostPort]
+
+    def close(self) -> None:
+        self.held.remove(self.port)
+
+
+class FakePorts:
+    """The host's ports; ``busy`` are those that other programs have, ``held`` those that containers have.
+
+    ``elsewhere`` are addresses that the host does not have.
+    """
+
+    def __init__(self) -> None:
+        self.busy: set[int] = set()
+        self.elsewhere: set[str] = set()
+        self.held: list[HostPort] = []
+        self._next_free = 32768
+
+    def hold(self, port: HostPort, _versions: Collection[int]) -> tuple[_HeldPort, int]:
+        number = port.host_port
+        while number == 0:
+            self._next_free += 1
+            number = self._next_free if self._next_free not in self.busy else 0
+        if str(port.host_address) in self.elsewhere:
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        got = replace(port, host_port=number)
+        if number in self.busy or any(map(got.overlaps, self.held)):
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+        self.held.append(got)
+        return _HeldPort(got, self.held), number
 
 
 @dataclass
@@ -130,6 +168,7 @@ class Host:
     ipam: Ipam
     veths: FakeVeths
     status: FakeStatus
+    ports: FakePorts
     daemon: FakeDaemon
     table: ContainerTable
     assembly: Assembly
@@ -191,6 +230,7 @@ async def running_host(
     resources: tuple[Put, ...] = DEFAULT_POOLS,
     daemon: FakeDaemon | None = None,
     veths: FakeVeths | None = None,
+    ports: FakePorts | None = None,
     **settings: Any,
 ) -> AsyncIterator[Host]:
     if datastore is None:
@@ -205,6 +245,7 @@ async def running_host(
         daemon = daemon or FakeDaemon()
         table = ContainerTable()
         veths = veths or FakeVeths()
+        ports = ports or FakePorts()
         status = FakeStatus()
         ipam = Ipam(cache, node=chosen.node)
         assembly = assemble(
@@ -217,10 +258,11 @@ async def running_host(
             table=table,
             interfaces=lambda: veths.present,
             interface_exists=veths.present.__contains__,
+            hold=ports.hold,
         )
         datastore.transactions.clear()
         try:
-            yield Host(chosen, datastore, cache, ipam, veths, status, daemon, table, assembly)
+            yield Host(chosen, datastore, cache, ipam, veths, status, ports, daemon, table, assembly)
         finally:
             await assembly.close()
     finally:

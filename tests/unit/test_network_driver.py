@@ -7,7 +7,6 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from structlog.testing import capture_logs
 
@@ -134,30 +133,6 @@ async def test_an_interface_name_that_the_kernel_refuses_is_refused_before_join(
         with pytest.raises(Refused, match="interface name"):
             await host.drivers.network.create_endpoint(endpoint(name=name))
         assert host.veths.present == {}
-
-
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        ([], []),
-        (
-            [
-                {"Proto": 6, "IP": "", "Port": 80, "HostIP": "", "HostPort": 8081, "HostPortEnd": 8081},
-                {"Proto": 17, "IP": "", "Port": 82, "HostIP": "127.0.0.1", "HostPort": 8082, "HostPortEnd": 8082},
-                {"Proto": 132, "IP": "", "Port": 83, "HostIP": "::1", "HostPort": 0, "HostPortEnd": 0},
-            ],
-            ["8081:80/tcp, 127.0.0.1:8082:82/udp, [::1]:83/sctp"],
-        ),
-    ],
-)
-async def test_ports_that_are_asked_for_are_said_not_to_be_published(
-    tmp_path: Path, asked: list[dict[str, Any]], said: list[str]
-) -> None:
-    request = msgspec.structs.replace(endpoint(), options={"com.docker.network.portmap": asked})
-    async with running_host(tmp_path) as host:
-        with capture_logs() as lines:
-            await host.drivers.network.create_endpoint(request)
-    assert [line["ports"] for line in lines if "published" in line["event"]] == said
 
 
 async def test_the_steady_state_costs_one_transaction_up_and_one_down(tmp_path: Path) -> None:

@@ -68,6 +68,12 @@ class EchoDriver:
     async def leave(self, request: messages.EndpointRequest) -> None:
         await self._take("leave", request)
 
+    async def program_external_connectivity(self, request: messages.Connectivity) -> None:
+        await self._take("program_external_connectivity", request)
+
+    async def revoke_external_connectivity(self, request: messages.EndpointRequest) -> None:
+        await self._take("revoke_external_connectivity", request)
+
     async def request_pool(self, request: messages.RequestPool) -> messages.RequestedPool:
         await self._take("request_pool", request)
         return messages.RequestedPool(pool_id="CalicoPoolIPv4", pool="0.0.0.0/0", data={})

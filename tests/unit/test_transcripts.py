@@ -108,6 +108,8 @@ class Replay:
             self.pools[recorded["PoolID"]] = answer["PoolID"]
         if call["call"] == "/IpamDriver.RequestAddress" and call["req"] is not None:
             (self.refused.discard if status == 200 else self.refused.add)(call["req"]["Address"])
+        if call["call"] == "/NetworkDriver.CreateEndpoint" and "is published for" in answer.get("Err", ""):
+            self.dropped.add(call["req"]["EndpointID"])
         if call["call"] == "/IpamDriver.RequestAddress" and status == 200:
             if recorded.get("Address"):
                 self.addresses[recorded["Address"].partition("/")[0]] = answer["Address"].partition("/")[0]
@@ -207,6 +209,8 @@ class Recorded:
             return call["req"]["Address"] in self.held
         if call["call"] == "/IpamDriver.RequestAddress" and "is in no enabled IP pool" in sentence:
             return bool(call["req"]["Address"] == "224.0.0.1")
+        if call["call"] == "/NetworkDriver.CreateEndpoint" and "is published for" in sentence:
+            return all(port["HostPort"] == 8081 for port in call["req"]["Options"]["com.docker.network.portmap"])
         return sentence.startswith(REFUSALS.get(call["call"], ()))
 
     def follow(self, call: Call) -> None:

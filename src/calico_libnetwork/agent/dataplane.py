@@ -84,6 +84,11 @@ class Dataplane:
         """Felix takes an interface without a carrier for one that is down, and reports nothing of it."""
         return self.passive
 
+    @property
+    def publishes_ports(self) -> bool:
+        """Felix lets no port of the host lead to a workload."""
+        return not self.passive
+
     async def wait(self, key: ResourceKey, timeout: float) -> bool:  # noqa: ASYNC109 - an answer, not an error
         """Whether the endpoint was in force within ``timeout`` seconds."""
         return await (self._felix if self.passive else self._programmed).wait(key, timeout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -16,14 +17,17 @@ import msgspec
 
 from calico_libnetwork.cli.session import SOCKET, Session, pass_session
 from calico_libnetwork.cli.tables import counted, share, size
+from calico_libnetwork.docker.labels import CONTAINER_NAME
 from calico_libnetwork.docker.networks import PREFIX as NETWORKS
 from calico_libnetwork.docker.networks import NetworkRecord
 from calico_libnetwork.docker.profiles import NETWORK_ID
+from calico_libnetwork.docker.published_ports import listed, read_ports
 from calico_libnetwork.errors import CalicoError, InvalidResource, NotFound
 from calico_libnetwork.model import ipam_usage, kinds
 from calico_libnetwork.model.documents import UNDECODABLE
 from calico_libnetwork.model.ipam_usage import Usage
 from calico_libnetwork.model.kinds import KINDS
+from calico_libnetwork.model.resources import WorkloadEndpoint
 
 _DEADLINE = 10.0
 _LINES = 8  # of one subject; more are counted
@@ -52,12 +56,14 @@ def status(session: Session, *, output: str | None) -> None:
         except CalicoError as error:
             answer["datastore"]["state"] = str(error)
     pools, networks = [*ipam_usage.usage(values, with_blocks=False)], networks_of(values)
+    ports = [] if answer["dataplane"] == "Felix" else ports_of(values, answer["node"])
     if output == "json":
         answer["pools"] = [asdict(pool) | {"network": str(pool.network), "capacity": pool.capacity} for pool in pools]
         answer["networks"] = [asdict(network) for network in networks]
+        answer["ports"] = ports
         click.echo(json.dumps(answer, indent=2))
     else:
-        click.echo("\n".join(_screen(answer, pools, networks)))
+        click.echo("\n".join(_screen(answer, pools, networks, ports)))
     sys.exit(0 if is_well(answer) else 1)
 
 
@@ -101,24 +107,39 @@ def networks_of(values: Mapping[str, bytes]) -> list[Network]:
             except UNDECODABLE:
                 continue
     endpoints: dict[str, list[str]] = {name or network_id[:12]: [] for network_id, name in names.items()}
-    for key, value in values.items():
-        resource = kinds.parse_path(key) if key.startswith(_ENDPOINTS) else None
-        if resource is not None:
-            try:
-                endpoint = kinds.decode(resource, value)
-            except InvalidResource:
-                continue
-            network_id = endpoint.annotations.get(NETWORK_ID, "")
-            if network_id:
-                endpoints.setdefault(names.get(network_id) or network_id[:12], []).append(endpoint.spec.node)
+    for endpoint in _workload_endpoints(values):
+        network_id = endpoint.annotations.get(NETWORK_ID, "")
+        if network_id:
+            endpoints.setdefault(names.get(network_id) or network_id[:12], []).append(endpoint.spec.node)
     return [Network(name, len(nodes), len(set(nodes))) for name, nodes in sorted(endpoints.items())]
 
 
-def _screen(answer: Mapping[str, Any], pools: Sequence[Usage], networks: Sequence[Network]) -> Iterator[str]:
+def ports_of(values: Mapping[str, bytes], node: str) -> list[str]:
+    """What is published on the node, by container."""
+    return sorted(
+        f"{endpoint.annotations.get(CONTAINER_NAME) or endpoint.spec.endpoint[:12]}  {listed(ports)}"
+        for endpoint in _workload_endpoints(values)
+        if endpoint.spec.node == node and (ports := read_ports(endpoint.spec.ports))
+    )
+
+
+def _workload_endpoints(values: Mapping[str, bytes]) -> Iterator[WorkloadEndpoint]:
+    for key, value in values.items():
+        resource = kinds.parse_path(key) if key.startswith(_ENDPOINTS) else None
+        if resource is not None:
+            with contextlib.suppress(InvalidResource):
+                yield kinds.decode(resource, value)
+
+
+def _screen(
+    answer: Mapping[str, Any], pools: Sequence[Usage], networks: Sequence[Network], ports: Sequence[str]
+) -> Iterator[str]:
     yield from _head(answer)
     yield from _part("routing", [*_routing(answer)])
     yield from _part("pools", [_pool(pool) for pool in pools])
     yield from _part("networks", [_network(network) for network in networks])
+    if ports:
+        yield from _part("ports", ports)
     shared = answer.get("cluster networks")
     if shared is not None:
         yield from _part("cluster", [f"networks are {shared['state']}", *shared["problems"]])

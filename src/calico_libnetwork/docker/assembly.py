@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from calico_libnetwork.datastore.cache import Cache
+from calico_libnetwork.docker import host_ports
 from calico_libnetwork.docker.containers import ContainerTable
 from calico_libnetwork.docker.departures import Departures
 from calico_libnetwork.docker.endpoint_writer import EndpointWriter
 from calico_libnetwork.docker.endpoints import Endpoint, EndpointIndex, endpoint_key
+from calico_libnetwork.docker.host_ports import Hold
 from calico_libnetwork.docker.identity import Identities, Questions
 from calico_libnetwork.docker.in_flight import InFlight
 from calico_libnetwork.docker.ipam_driver import IpamDriver, interface_exists
@@ -18,6 +20,7 @@ from calico_libnetwork.docker.labelling import Labelling
 from calico_libnetwork.docker.network_driver import EndpointParts, EndpointStatus, NetworkDriver, Veths
 from calico_libnetwork.docker.networks import Networks
 from calico_libnetwork.docker.plugin import Drivers
+from calico_libnetwork.docker.publishing import Publishing
 from calico_libnetwork.docker.reconciler import DockerView, Reconciler
 from calico_libnetwork.docker.recording import Recording
 from calico_libnetwork.docker.removals import Removals
@@ -27,6 +30,7 @@ from calico_libnetwork.docker.settings import DockerSettings
 from calico_libnetwork.docker.siblings import Siblings
 from calico_libnetwork.docker.watcher import DaemonListener, DockerNames
 from calico_libnetwork.ipam import Ipam
+from calico_libnetwork.model.names import endpoint_interface
 
 SANDBOXES_FILE = "sandboxes.json"
 RETURNS_FILE = "returns.json"
@@ -47,6 +51,7 @@ class Assembly:
     recording: Recording
 
     async def close(self) -> None:
+        self.parts.publishing.close()
         await self.parts.labelling.close()
         await self.parts.removals.drain()
         await self.parts.sandboxes.close()
@@ -64,27 +69,25 @@ def assemble(
     table: ContainerTable,
     interfaces: Callable[[], Iterable[str]],
     interface_exists: Callable[[str], bool] = interface_exists,
+    hold: Hold = host_ports.bind,
 ) -> Assembly:
     parts = _parts(
-        settings, cache=cache, ipam=ipam, veths=veths, daemon=daemon, table=table, interface_exists=interface_exists
+        settings,
+        cache=cache,
+        ipam=ipam,
+        veths=veths,
+        status=status,
+        daemon=daemon,
+        table=table,
+        interface_exists=interface_exists,
+        hold=hold,
     )
     network = NetworkDriver(settings, parts, cache=cache, veths=veths, status=status)
 
     async def forget(endpoint: Endpoint) -> None:
         await network.remove_endpoint(endpoint.endpoint_id)
 
-    ipam_driver = IpamDriver(
-        node=settings.node,
-        cache=cache,
-        ipam=ipam,
-        networks=parts.networks,
-        endpoints=parts.endpoints,
-        in_flight=parts.in_flight,
-        departures=parts.departures,
-        returns=parts.returns,
-        forget=forget,
-        interface_exists=interface_exists,
-    )
+    ipam_driver = _ipam_driver(settings, parts, cache, ipam=ipam, forget=forget, interface_exists=interface_exists)
     recording = _recording(settings, parts, ipam=ipam, forget=forget, interface_exists=interface_exists)
     reconciler = Reconciler(
         node=settings.node,
@@ -103,6 +106,7 @@ def assemble(
     )
     cache.subscribe(lambda events: reconciler.hurry() if any(map(recording.is_lost, events)) else None)
     parts.labelling.resume()
+    parts.publishing.resume()
     listener = _Listener(parts.networks, parts.labelling, parts.siblings, reconciler)
     return Assembly(Drivers(network, ipam_driver), parts, listener, reconciler, recording)
 
@@ -113,15 +117,20 @@ def _parts(
     cache: Cache,
     ipam: Ipam,
     veths: Veths,
+    status: EndpointStatus,
     daemon: Questions,
     table: ContainerTable,
     interface_exists: Callable[[str], bool],
+    hold: Hold,
 ) -> EndpointParts:
     endpoints = EndpointIndex(cache, node=settings.node)
     names = DockerNames(daemon, table)
 
     def exists(endpoint_id: str) -> bool:
         return endpoints.get(endpoint_key(settings.node, endpoint_id)) is not None
+
+    def is_here(endpoint_id: str) -> bool:
+        return not departures.was_told(endpoint_id) and interface_exists(endpoint_interface(endpoint_id))
 
     networks = Networks(cache, endpoints, names, node=settings.node, create_profiles=settings.create_profiles)
     labelling = Labelling(settings, cache=cache, endpoints=endpoints, identities=Identities(daemon, table))
@@ -146,6 +155,38 @@ def _parts(
             interface_exists=interface_exists,
         ),
         writer=EndpointWriter(cache, networks, labelling, node=settings.node),
+        publishing=Publishing(
+            cache,
+            endpoints,
+            sandboxes,
+            node=settings.node,
+            is_here=is_here,
+            possible=lambda: status.publishes_ports,
+            hold=hold,
+        ),
+    )
+
+
+def _ipam_driver(
+    settings: DockerSettings,
+    parts: EndpointParts,
+    cache: Cache,
+    *,
+    ipam: Ipam,
+    forget: Callable[[Endpoint], Awaitable[None]],
+    interface_exists: Callable[[str], bool],
+) -> IpamDriver:
+    return IpamDriver(
+        node=settings.node,
+        cache=cache,
+        ipam=ipam,
+        networks=parts.networks,
+        endpoints=parts.endpoints,
+        in_flight=parts.in_flight,
+        departures=parts.departures,
+        returns=parts.returns,
+        forget=forget,
+        interface_exists=interface_exists,
     )
 
 
@@ -167,6 +208,7 @@ def _recording(
         in_flight=parts.in_flight,
         departures=parts.departures,
         siblings=parts.siblings,
+        publishing=parts.publishing,
         forget=forget,
         interface_exists=interface_exists,
     )

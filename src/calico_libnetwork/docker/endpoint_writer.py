@@ -12,6 +12,7 @@ from calico_libnetwork.docker.labelling import Labelling
 from calico_libnetwork.docker.labels import NOTHING_KNOWN, Facts
 from calico_libnetwork.docker.networks import Networks, timestamp
 from calico_libnetwork.docker.profiles import NETWORK_ID, NETWORK_NAME
+from calico_libnetwork.docker.published_ports import HostPort
 from calico_libnetwork.errors import Conflict
 from calico_libnetwork.model import documents
 from calico_libnetwork.model.ipam_keys import Address
@@ -28,6 +29,7 @@ class Wanted:
     addresses: tuple[Address, ...]
     mac: str
     facts: Facts | None
+    ports: tuple[HostPort, ...] = ()
 
 
 class EndpointWriter:
@@ -55,6 +57,7 @@ class EndpointWriter:
                 labels=known.labels,
                 annotations=annotations,
                 held=held,
+                ports=wanted.ports,
             )
             path = new.key.path
             value = documents.encode(new.document(uid=str(uuid.uuid4()), created=timestamp()))

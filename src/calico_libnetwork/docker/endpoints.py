@@ -16,6 +16,7 @@ from calico_libnetwork.datastore.cache import Cache
 from calico_libnetwork.datastore.protocol import Event, KeyValue
 from calico_libnetwork.docker.labels import CONTAINER_NAME, Facts
 from calico_libnetwork.docker.profiles import ANNOTATION_PREFIX, NETWORK_ID
+from calico_libnetwork.docker.published_ports import HostPort, read_ports, write_ports
 from calico_libnetwork.errors import InvalidResource
 from calico_libnetwork.model import documents, kinds
 from calico_libnetwork.model.documents import Document
@@ -65,6 +66,7 @@ class NewEndpoint:
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
     held: bool = False
+    ports: tuple[HostPort, ...] = ()
 
     @property
     def key(self) -> ResourceKey:
@@ -86,6 +88,8 @@ class NewEndpoint:
         if self.profiles:
             spec["profiles"] = list(self.profiles)
         spec |= {"interfaceName": endpoint_interface(self.endpoint_id), "mac": self.mac}
+        if self.ports:
+            spec["ports"] = write_ports(self.ports)
         return documents.new_document(
             "WorkloadEndpoint",
             self.key.name,
@@ -125,6 +129,17 @@ def with_profiles(document: Document, profiles: Sequence[str], *, of_siblings: S
     return document | {"metadata": metadata, "spec": document["spec"] | {"profiles": list(profiles)}}
 
 
+def with_ports(document: Document, ports: Sequence[HostPort]) -> Document:
+    """A stored endpoint that publishes these; what else its ``ports`` name stays."""
+    spec: Document = dict(document["spec"])
+    others = [port for port in spec.pop("ports", None) or () if not port.get("hostPort")]
+    if others or ports:
+        spec = _inserted(
+            spec, "ports", others + write_ports(ports), before=("allowSpoofedSourcePrefixes", "qosControls")
+        )
+    return document | {"spec": spec}
+
+
 def _inserted(spec: Document, key: str, value: object, *, before: tuple[str, ...]) -> Document:
     """``key`` where Calico's own tools would write it."""
     head = itertools.takewhile(lambda item: item[0] not in before, spec.items())
@@ -138,7 +153,7 @@ class Endpoint:
 
     ``sibling_profiles``: those of ``profiles`` that it has for its container's other networks. ``aliases``: how Docker
     finds the container in the network beside its name and short id. ``created`` is RFC 3339, "" where the writer left
-    it out.
+    it out. ``ports``: those of its host that lead to it.
     """
 
     key: ResourceKey
@@ -155,6 +170,7 @@ class Endpoint:
     aliases: frozenset[str]
     created: str
     held: bool
+    ports: tuple[HostPort, ...] = ()
 
     @property
     def short_id(self) -> str:
@@ -281,5 +297,6 @@ def _read(key_value: KeyValue) -> Endpoint | None:
         container_name=resource.annotations.get(CONTAINER_NAME, ""),
         aliases=frozenset(filter(None, resource.annotations.get(ALIASES, "").split(","))),
         created=resource.metadata.creation_timestamp or "",
-        held=bool(held) and not resource.spec.ip_networks,
+        held=bool(held) and not spec.ip_networks,
+        ports=read_ports(spec.ports) if spec.ports else (),
     )

@@ -85,6 +85,12 @@ class EndpointRequest(NetworkRequest, frozen=True):
     endpoint_id: str = field(name="EndpointID")
 
 
+class Connectivity(EndpointRequest, frozen=True):
+    """``options`` are the container's ports."""
+
+    options: Options | None = None
+
+
 class AllocationCheck(Message, frozen=True):
     options: Options | None = None
 

@@ -27,7 +27,7 @@ from calico_libnetwork.docker.endpoints import Endpoint, EndpointIndex, chosen_m
 from calico_libnetwork.docker.in_flight import InFlight
 from calico_libnetwork.docker.labelling import Labelling
 from calico_libnetwork.docker.networks import Networks
-from calico_libnetwork.docker.published_ports import published_ports
+from calico_libnetwork.docker.publishing import Publishing
 from calico_libnetwork.docker.removals import Removals, Remover
 from calico_libnetwork.docker.returns import Returns
 from calico_libnetwork.docker.sandboxes import Sandboxes
@@ -70,6 +70,11 @@ class EndpointStatus(Protocol):
         """Whether an endpoint counts as in force only while both ends of its interface are up."""
         ...
 
+    @property
+    def publishes_ports(self) -> bool:
+        """Whether ports of this host can lead to endpoints."""
+        ...
+
     async def wait(self, key: ResourceKey, timeout: float) -> bool:  # noqa: ASYNC109 - an answer, not an error
         """Whether routes and rules of the endpoint were in force within ``timeout`` seconds."""
         ...
@@ -89,6 +94,7 @@ class EndpointParts:
     sandboxes: Sandboxes
     siblings: Siblings
     writer: EndpointWriter
+    publishing: Publishing
 
 
 class NetworkDriver:
@@ -109,6 +115,7 @@ class NetworkDriver:
         self._sandboxes = parts.sandboxes
         self._siblings = parts.siblings
         self._writer = parts.writer
+        self._publishing = parts.publishing
         self._gateways_v6: dict[str, IPv6Address | None] = {}  # of endpoints made by this process
         self._chosen_names: dict[str, str] = {}  # a user's for the container's interface, of endpoints as above
         self._creating: set[str] = set()  # host side interfaces
@@ -150,14 +157,12 @@ class NetworkDriver:
             self._chosen_names[request.endpoint_id] = chosen_name
         for address in addresses:
             self._in_flight.end(address)
-        if ports := published_ports(request.options):
-            text = "no port is published; use the container's own address"
-            _log.warning(text, endpoint=request.endpoint_id[:12], ports=ports)
         answer = messages.EndpointInterface(mac_address="" if interface.mac_address else mac)
         return messages.CreatedEndpoint(interface=answer)
 
     async def delete_endpoint(self, request: messages.EndpointRequest) -> None:
         self._departures.tell(request.endpoint_id)
+        self._publishing.forget(request.endpoint_id)
         try:
             await self._cache.synced()
             await self._part(request.endpoint_id)
@@ -172,6 +177,7 @@ class NetworkDriver:
         """Whatever is left of an endpoint of this node; nothing left is success."""
         self._departures.tell(endpoint_id)
         await self._part(endpoint_id)
+        self._publishing.forget(endpoint_id)
         self._sandboxes.forget(endpoint_id)
         self._labelling.forget(endpoint_id)
         self._gateways_v6.pop(endpoint_id, None)
@@ -213,6 +219,7 @@ class NetworkDriver:
                 f"endpoint {request.endpoint_id[:12]} does not exist on node {self._settings.node}; start the"
                 " container again"
             )
+        await self._publishing.join(request.endpoint_id, request.sandbox_key)
         place = self._sandboxes.enter(request.sandbox_key, request.endpoint_id) if request.sandbox_key else 1
         await self._siblings.try_settle([request.endpoint_id])
         if not await self._labelling.open_joining(endpoint, request.sandbox_key):
@@ -227,6 +234,12 @@ class NetworkDriver:
 
     async def leave(self, request: messages.EndpointRequest) -> None:
         self._sandboxes.leave(request.endpoint_id)
+
+    async def program_external_connectivity(self, request: messages.Connectivity) -> None:
+        await self._publishing.program(request)
+
+    async def revoke_external_connectivity(self, request: messages.EndpointRequest) -> None:
+        await self._publishing.revoke(request)
 
     def _is_repeated(self, request: messages.CreateEndpoint, addresses: tuple[Address, ...]) -> bool:
         existing = self._endpoints.get(endpoint_key(self._settings.node, request.endpoint_id))
@@ -253,6 +266,7 @@ class NetworkDriver:
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._veths.schedule_delete, spec.host_name)
             veth = await self._veths.create(spec)
+            undo.callback(self._publishing.forget, request.endpoint_id)
             await self._write(request, addresses, mac)
             self._gateways_v6[request.endpoint_id] = veth.gateway_v6
             undo.pop_all()
@@ -271,13 +285,14 @@ class NetworkDriver:
             )
 
     async def _write(self, request: messages.CreateEndpoint, addresses: tuple[Address, ...], mac: str) -> None:
-        names = filter(None, map(self._in_flight.container_name, addresses))
+        name = next(filter(None, map(self._in_flight.container_name, addresses)), "")
         wanted = Wanted(
             network_id=request.network_id,
             endpoint_id=request.endpoint_id,
             addresses=addresses,
             mac=mac,
-            facts=await self._labelling.facts(next(names, "")),
+            facts=await self._labelling.facts(name),
+            ports=await self._publishing.claim(request, addresses, name),
         )
         await self._writer.write(wanted)
 

@@ -47,6 +47,8 @@ class NetworkCalls(Protocol):
     async def delete_endpoint(self, request: messages.EndpointRequest) -> None: ...
     async def join(self, request: messages.Join) -> messages.Joined: ...
     async def leave(self, request: messages.EndpointRequest) -> None: ...
+    async def program_external_connectivity(self, request: messages.Connectivity) -> None: ...
+    async def revoke_external_connectivity(self, request: messages.EndpointRequest) -> None: ...
 
 
 class IpamCalls(Protocol):
@@ -74,13 +76,15 @@ Method = Callable[[Drivers, Any], Awaitable[messages.Message | None]]
 class Row:
     """``request`` is the body's type, None for a call that has no body.
 
-    With ``method`` the drivers answer; without it the answer is always ``answer``, and needs no datastore.
+    With ``method`` the drivers answer; without it the answer is always ``answer``, and needs no datastore. So it is for
+    a call that is not ``patient`` as long as there are no drivers: what it is about begins or ends with another call.
     """
 
     path: str
     request: type[messages.Message] | None = None
     method: Method | None = None
     answer: messages.Message = _NOTHING
+    patient: bool = True
 
 
 _SPACES = messages.AddressSpaces(
@@ -106,8 +110,18 @@ _ROWS = (
     Row("/NetworkDriver.EndpointOperInfo", _ENDPOINT, answer=messages.OperationalInfo(value={})),
     Row("/NetworkDriver.Join", messages.Join, lambda to, body: to.network.join(body)),
     Row("/NetworkDriver.Leave", _ENDPOINT, lambda to, body: to.network.leave(body)),
-    Row("/NetworkDriver.ProgramExternalConnectivity", _ENDPOINT),
-    Row("/NetworkDriver.RevokeExternalConnectivity", _ENDPOINT),
+    Row(
+        "/NetworkDriver.ProgramExternalConnectivity",
+        messages.Connectivity,
+        lambda to, body: to.network.program_external_connectivity(body),
+        patient=False,
+    ),
+    Row(
+        "/NetworkDriver.RevokeExternalConnectivity",
+        _ENDPOINT,
+        lambda to, body: to.network.revoke_external_connectivity(body),
+        patient=False,
+    ),
     Row("/NetworkDriver.DiscoverNew", messages.Discovery),
     Row("/NetworkDriver.DiscoverDelete", messages.Discovery),
     Row("/IpamDriver.GetCapabilities", answer=messages.IpamCapabilities()),
@@ -228,7 +242,7 @@ class Plugin:
         if row.path == _CAPABILITIES:
             return messages.NetworkCapabilities(scope=await self._scope.scope(host_header=host))
         request = None if row.request is None else _decode(row.path, body)
-        if row.method is None:
+        if row.method is None or not (row.patient or self._drivers.done()):
             return row.answer
         return await row.method(await self._ready_drivers(), request)
 

@@ -22,6 +22,7 @@ from calico_libnetwork.docker.endpoints import Endpoint, EndpointIndex, chosen_m
 from calico_libnetwork.docker.in_flight import InFlight
 from calico_libnetwork.docker.labelling import Labelling
 from calico_libnetwork.docker.networks import Networks
+from calico_libnetwork.docker.publishing import Publishing
 from calico_libnetwork.docker.siblings import Siblings
 from calico_libnetwork.errors import AddressInUse, CalicoError
 from calico_libnetwork.ipam import Ipam
@@ -100,6 +101,7 @@ class Recording:
         in_flight: InFlight,
         departures: Departures,
         siblings: Siblings,
+        publishing: Publishing,
         forget: Callable[[Endpoint], Awaitable[None]],
         interface_exists: Callable[[str], bool],
     ) -> None:
@@ -112,6 +114,7 @@ class Recording:
         self._in_flight = in_flight
         self._departures = departures
         self._siblings = siblings
+        self._publishing = publishing
         self._forget = forget
         self._interface_exists = interface_exists
         self._findings: frozenset[str] = frozenset()
@@ -177,6 +180,7 @@ class Recording:
             addresses=listed.addresses,
             mac=listed.mac or chosen_mac(listed.endpoint_id),
             facts=self._labelling.facts_with_id(listed.container_id),
+            ports=self._publishing.of(listed.endpoint_id),
         )
         try:
             await self._writer.write(wanted)
