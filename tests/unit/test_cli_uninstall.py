@@ -45,9 +45,18 @@ def test_silence_of_docker_is_no_word_that_there_are_no_networks(calico: Command
     assert str(answer.exception).startswith("Docker does not say whether Calico networks exist")
 
 
-def test_no_answer_removes_nothing(calico: Command, tmp_path: Path) -> None:
+def test_a_no_removes_nothing(calico: Command, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     answer = calico("--force", answer="n\n")
     assert answer.exit_code == 1
+    assert "--yes" not in answer.output
     assert f"  {tmp_path}/state with everything in it\n" in answer.output
+    assert (tmp_path / "state").exists()
+
+
+def test_where_nobody_can_answer_the_way_on_is_said_and_nothing_removed(calico: Command, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    answer = calico("--force")
+    assert answer.exit_code == 1
+    assert answer.stderr == "Error: nobody is there to answer: add --yes to go on without asking\n"
     assert (tmp_path / "state").exists()

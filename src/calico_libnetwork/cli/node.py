@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from calico_libnetwork.cli import deletion
+from calico_libnetwork.cli.consent import require_consent
 from calico_libnetwork.cli.deletion import Holdings
 from calico_libnetwork.cli.session import SOCKET, Session, pass_session
 from calico_libnetwork.cli.status import ask, is_well, read
@@ -75,7 +76,7 @@ def delete(session: Session, *, name: str, yes: bool, force: bool) -> None:
         raise NotFound(f"Node({name}) does not exist, and nothing is held in its name")
     click.echo("\n".join(_told(found)))
     if not yes:
-        click.confirm(f"Release all of it and delete node {name}?", abort=True)
+        require_consent(f"Release all of it and delete node {name}?")
     session.run(_delete(session, name))
     click.echo(f"Successfully deleted node {name}")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from calico_libnetwork.agent import removal
+from calico_libnetwork.cli.consent import require_consent
 from calico_libnetwork.cli.deletion import delete_node
 from calico_libnetwork.cli.session import SOCKET, Session, pass_session
 from calico_libnetwork.cli.status import read
@@ -40,7 +41,7 @@ def uninstall(session: Session, *, yes: bool, keep_state: bool, force: bool) -> 
         "\n".join(["This removes from this host:", *(f"  {line}" for line in _plan(config, keep_state=keep_state))])
     )
     if not yes:
-        click.confirm("Go on?", abort=True)
+        require_consent("Go on?")
     for line in session.run(_remove(session, keep_state=keep_state)):
         click.echo(f"Removed {line}")
     click.echo("calico-libnetwork has left this host; IP forwarding stays as it is")
