@@ -113,6 +113,23 @@ async def test_addresses_are_followed(namespace: Namespace, links: Links, seen: 
     assert seen.all.addresses
 
 
+async def test_addresses_of_workloads_coming_all_the_time_delay_no_listing(
+    namespace: Namespace, kernel: Kernel, seen: Seen
+) -> None:
+    """The kernel makes each workload's IPv6 address when it comes to it, and calls a listing broken by that."""
+    namespace.run("ip", "link", "add", "cali1", "type", "veth", "peer", "name", "temp1")
+    addresses = [f"fd00::{number:x}/128 dev cali1\n" for number in range(1, 2000)]
+    namespace.run("ip", "-batch", "-", stdin="".join(f"addr add {address}" for address in addresses))
+    churn = "".join(f"addr {verb} {addresses[0]}" for _ in range(20_000) for verb in ("del", "add"))
+    busy = asyncio.create_task(asyncio.to_thread(namespace.run, "ip", "-batch", "-", stdin=churn))
+    namespace.run("ip", "addr", "add", "192.0.2.7/24", "dev", "lo")
+    for _ in range(20):
+        async with Links(kernel, seen) as links:
+            assert {str(info.address) for info in links.addresses} == {"127.0.0.1", "::1", "192.0.2.7"}
+        assert not busy.done()
+    await busy
+
+
 async def test_lost_notifications_cost_one_new_listing(namespace: Namespace, kernel: Kernel, seen: Seen) -> None:
     """A buffer this small overflows after a few messages."""
     async with Links(kernel, seen, receive_bytes=2048) as links:

@@ -7,7 +7,8 @@ routes and neighbours are told apart by the netlink port they were made from, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+import errno
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -16,6 +17,7 @@ from calico_libnetwork.dataplane import rtnetlink
 from calico_libnetwork.dataplane.kernel import Kernel
 from calico_libnetwork.dataplane.netlink import ROUTE_PROTOCOL, Message, Socket, Subscription
 from calico_libnetwork.dataplane.rtnetlink import AddressInfo, LinkInfo
+from calico_libnetwork.errors import KernelRefused
 from calico_libnetwork.model.names import INTERFACE_PREFIX
 
 _GROUPS = (
@@ -88,6 +90,7 @@ class Links:
 
     @property
     def addresses(self) -> Collection[AddressInfo]:
+        """Of interfaces that are no workloads'."""
         return self._addresses
 
     async def __aenter__(self) -> Self:
@@ -187,12 +190,15 @@ class Links:
         address = rtnetlink.parse_address(message)
         if address is None:
             return
+        # with a device's last one, its routes go unannounced
+        changes.routes |= message.kind == rtnetlink.RTM_DELADDR and address.address.version == 4
+        if _is_workload(self._names.get(address.index, "")):
+            return
+        changes.addresses = True
         if message.kind == rtnetlink.RTM_NEWADDR:
             self._addresses.add(address)
         else:
             self._addresses.discard(address)
-            changes.routes |= address.address.version == 4  # with a device's last one, its routes go unannounced
-        changes.addresses |= not self._names.get(address.index, "").startswith(INTERFACE_PREFIX)
 
     def _see(self, link: LinkInfo, changes: LinkChanges) -> None:
         renamed_from = self._names.get(link.index)
@@ -217,7 +223,21 @@ class Links:
             changes.lost_routes.add(name)
 
 
+def _is_workload(name: str) -> bool:
+    return name.startswith(INTERFACE_PREFIX)
+
+
 def _list_links(kernel: Socket) -> tuple[list[LinkInfo], set[AddressInfo]]:
     links = [rtnetlink.parse_link(message) for message in kernel.dump(*rtnetlink.LIST_LINKS)]
-    addresses = (rtnetlink.parse_address(message) for message in kernel.dump(*rtnetlink.list_addresses()))
-    return links, {address for address in addresses if address is not None}
+    return links, {address for link in links if not _is_workload(link.name) for address in _addresses(kernel, link)}
+
+
+def _addresses(kernel: Socket, link: LinkInfo) -> Iterator[AddressInfo]:
+    """Link by link: a listing of all would begin again whenever the kernel has made a workload's IPv6 address."""
+    try:
+        messages = kernel.dump(*rtnetlink.list_addresses(link.index))
+    except KernelRefused as error:
+        if error.errno != errno.ENODEV:
+            raise
+        return
+    yield from filter(None, map(rtnetlink.parse_address, messages))
