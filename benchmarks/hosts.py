@@ -3,7 +3,9 @@
     sudo python -m benchmarks.hosts [--rounds 30]
 
 Hosts are network namespaces on one bridge, each with its dockerd and the plugin, with etcd in the fabric between them.
-The overlay needs Docker 20.10 with a cluster store; ours runs on the same two daemons and alternates with it.
+The overlay needs Docker 20.10 with a cluster store; ours runs on the same two daemons and alternates with it. When a
+host's last container leaves an overlay network, that Docker leaves a thread of dockerd in what was the network's
+namespace, and what the thread does next may find "network is unreachable". So a container of each network stays.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -32,11 +34,14 @@ from calico_libnetwork.cli.session import open_datastore
 from calico_libnetwork.config import Config
 from calico_libnetwork.datastore.protocol import Delete, Put, Transaction
 
-THROUGHPUT_ROUNDS = 5
+SECONDS = 2
 PINGS = 500
+ONE_COPIED, ONE, FOUR = "TCP, one connection, copied at both ends", "TCP, one connection", "TCP, four connections"
+COST, TRIP = "processor time per GB of four connections", "round trip"
 TUNNELLED = "10.88.0.0/16"
 OVERLAY = "10.89.0.0/16"
 PLAIN = "10.90.0.0/16"
+_UNCOPIED = Path(__file__).with_name("uncopied.py")
 _STAMP = re.compile(r"^\[(\S+)\] (10\.99\.\S+) ")
 # echo requests every two milliseconds until the first reply, whose time it prints; says when it has begun
 _UNTIL_ANSWERED = """
@@ -73,6 +78,14 @@ with Ethtool() as tool:
     tool.set_features("eth0", features)
 """
 
+# a switch asks nobody's firewall; left on, each of the overlay's many packets would pay for it
+_PLAIN_SWITCH = """
+for name in iptables ip6tables arptables; do echo 0 >/proc/sys/net/bridge/bridge-nf-call-$name; done
+"""
+
+Traffic = Mapping[str, Mapping[str, list[float]]]
+"""By measure and network: Gbit/s, and seconds of processor time or of round trips."""
+
 
 class Report:
     """Rows of ours, theirs and the ratio."""
@@ -89,12 +102,25 @@ class Report:
     def rates(self, what: str, ours: Sequence[float], theirs: Sequence[float]) -> None:
         self._row(what, statistics.median(ours), statistics.median(theirs), "Gbit/s", len(ours))
 
+    def costs(self, what: str, ours: Sequence[float], theirs: Sequence[float]) -> None:
+        self._row(what, statistics.median(ours), statistics.median(theirs), "s", len(ours))
+
+    def traffic(self, where: str, measured: Traffic, network: str) -> None:
+        for measure in (ONE_COPIED, ONE, FOUR):
+            self.rates(f"{measure}, {where}", measured[measure][network], measured[measure]["overlay"])
+        self.costs(f"{COST}, {where}", measured[COST][network], measured[COST]["overlay"])
+        self.times(f"{TRIP}, {where}", measured[TRIP][network], measured[TRIP]["overlay"])
+
     def show(self) -> None:
-        Console(width=130).print(self._table)
+        Console(width=150).print(self._table)
 
     def _row(self, what: str, ours: float, theirs: float | None, unit: str, count: int) -> None:
-        cells = ("", "") if theirs is None else (f"{theirs:.3g} {unit}", f"{ours / theirs:.2f}")
-        self._table.add_row(what, f"{ours:.3g} {unit}", *cells, str(count))
+        cells = ("", "") if theirs is None else (f"{_number(theirs)} {unit}", f"{ours / theirs:.2f}")
+        self._table.add_row(what, f"{_number(ours)} {unit}", *cells, str(count))
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _quantile(values: Sequence[float], share: float) -> float:
@@ -167,36 +193,46 @@ async def _write_blocks(host: Host, rounds: int, arrived: Callable[[str], bool])
     return written
 
 
-def traffic(hosts: Sequence[Host], subnets: Sequence[str]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Gbit/s of one TCP connection, and seconds of single round trips, by network."""
+def traffic(hosts: Sequence[Host], subnets: Sequence[str], rounds: int) -> Traffic:
     first, second = hosts
-    rates: dict[str, list[float]] = defaultdict(list)
-    trips: dict[str, list[float]] = defaultdict(list)
+    measured: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for network in subnets:
         first.workload(f"client-{network}", network)
         second.workload(f"server-{network}", network)
-        second.machine.start(*_inside(second, f"server-{network}"), "iperf3", "-s", log=Path(os.devnull))
+        for server in (["iperf3", "-s"], [sys.executable, str(_UNCOPIED), "receive"]):
+            second.machine.start(*_inside(second, f"server-{network}"), *server, log=Path(os.devnull))
         address = second.ipv4(f"server-{network}", network)
         wait_for("the server", reaches(first, f"client-{network}", address))
-    for _ in range(THROUGHPUT_ROUNDS):
+    for _ in range(rounds):
         for network in subnets:
             address = second.ipv4(f"server-{network}", network)
             inside = _inside(first, f"client-{network}")
-            answer = json.loads(first.machine.run(*inside, "iperf3", "-c", address, "-t", "3", "-J"))
-            rates[network].append(answer["end"]["sum_received"]["bits_per_second"] / 1e9)
+            answer = json.loads(first.machine.run(*inside, "iperf3", "-c", address, "-t", str(SECONDS), "-J"))
+            measured[ONE_COPIED][network].append(answer["end"]["sum_received"]["bits_per_second"] / 1e9)
+            measured[ONE][network].append(_uncopied(first, inside, address, 1)[0])
+            rate, cost = _uncopied(first, inside, address, 4)
+            measured[FOUR][network].append(rate)
+            measured[COST][network].append(cost)
             pings = first.machine.run(*inside, "ping", "-n", "-i", "0.002", "-c", str(PINGS), address)
-            trips[network] += [float(found) / 1000 for found in re.findall(r"time=([\d.]+) ms", pings)]
+            measured[TRIP][network] += [float(found) / 1000 for found in re.findall(r"time=([\d.]+) ms", pings)]
     for network in subnets:
         first.docker("rm", "--force", f"client-{network}")
         second.docker("rm", "--force", f"server-{network}")
-    return rates, trips
+    return measured
+
+
+def _uncopied(host: Host, inside: Sequence[str], address: str, connections: int) -> tuple[float, float]:
+    """Gbit/s of all connections, and the seconds that the machine's processors worked per gigabyte."""
+    command = [sys.executable, str(_UNCOPIED), "send", address, str(SECONDS), str(connections)]
+    rate, cost = map(float, host.machine.run(*inside, *command).split())
+    return rate, cost
 
 
 def _inside(host: Host, container: str) -> list[str]:
     return ["nsenter", "-t", host.inspect(container, "{{.State.Pid}}"), "-n"]
 
 
-def beside_the_overlay(lab: Lab, rounds: int, report: Report) -> None:
+def beside_the_overlay(lab: Lab, rounds: int, traffic_rounds: int, report: Report) -> None:
     """On two 20.10 hosts whose networks are global: plain and VXLAN pools of ours, and Docker's overlay."""
     with a_cluster(lab, options=("--enable-v2",)) as cluster:
         hosts = [cluster.join(release("20."), store=True) for _ in range(2)]
@@ -205,13 +241,17 @@ def beside_the_overlay(lab: Lab, rounds: int, report: Report) -> None:
         hosts[0].network("plain", "--subnet", PLAIN)
         hosts[0].network("tunnelled", "--subnet", TUNNELLED)
         hosts[0].docker("network", "create", "--driver", "overlay", "--subnet", OVERLAY, "overlay")
-        wait_for("the networks", lambda: {"plain", "tunnelled", "overlay"} <= set(networks(hosts[1])))
+        names = ("plain", "tunnelled", "overlay")
+        wait_for("the networks", lambda: set(names) <= set(networks(hosts[1])))
+        lab.fabric.run("sh", "-ec", _PLAIN_SWITCH)
+        for host in hosts:
+            for network in names:
+                host.workload(f"resident-{network}-{host.name}", network)
         for card in ("card segments tunnels", "card does not segment tunnels"):
             print(f"traffic, {card} ...", flush=True)
-            rates, trips = traffic(hosts, ("plain", "tunnelled", "overlay"))
-            for network, name in (("plain", "no encapsulation"), ("tunnelled", "VXLAN")):
-                report.rates(f"TCP, {name}, {card}", rates[network], rates["overlay"])
-                report.times(f"round trip, {name}, {card}", trips[network], trips["overlay"])
+            measured = traffic(hosts, names, traffic_rounds)
+            report.traffic(f"no encapsulation, {card}", measured, "plain")
+            report.traffic(f"VXLAN, {card}", measured, "tunnelled")
             for host in hosts:
                 host.machine.run(sys.executable, "-c", _NO_TUNNEL_OFFLOAD)
         print("docker run, 20.10 ...", flush=True)
@@ -247,11 +287,12 @@ def _meshed(host: Host) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30, help="of docker run and of new blocks")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--traffic-rounds", type=int, default=5, help=f"of {SECONDS} seconds for each kind of traffic")
+    arguments = parser.parse_args()
     report = Report()
     with Lab() as lab:
-        beside_the_overlay(lab, rounds, report)
-        today(lab, rounds, report)
+        beside_the_overlay(lab, arguments.rounds, arguments.traffic_rounds, report)
+        today(lab, arguments.rounds, report)
     print(f"Linux {os.uname().release}, {os.cpu_count()} processors")
     report.show()
 
