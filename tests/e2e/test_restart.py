@@ -233,3 +233,17 @@ def test_live_restore_keeps_containers_and_their_traffic(host: Host, number: sig
     wait_for("one endpoint", lambda: len(host.endpoints()) == 1, found=host.endpoints)
     host.workload("workload-C", "net1")
     assert host.pings("workload-A", "workload-C.net1")
+
+
+def test_a_container_that_runs_without_its_network_is_a_finding_until_it_is_back(host: Host) -> None:
+    """As Docker 29 leaves one whose start failed in its last step."""
+    host.network("net1")
+    host.workload("web", "net1")
+    host.docker("network", "disconnect", "net1", "web")
+    host.docker("restart", "--time", "0", "web")
+    finding = "container web was started on network net1 and is on none now: docker network connect net1 web"
+    wait_for("the finding", lambda: finding in host.calico("status"))
+    host.plugin.restart()
+    wait_for("the finding after a restart", lambda: host.plugin.ready() and finding in host.calico("status"))
+    host.docker("network", "connect", "net1", "web")
+    wait_for("its end", lambda: finding not in host.calico("status"))

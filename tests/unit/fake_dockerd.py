@@ -102,7 +102,9 @@ class FakeDockerd:
 
     async def _list_containers(self, request: web.Request) -> web.Response:
         found = list(self.containers.values())
-        for pattern in json.loads(request.query.get("filters", "{}")).get("name", ()):
+        filters = json.loads(request.query.get("filters", "{}"))
+        found = [each for each in found if each["Id"] in filters.get("id", [each["Id"]])]
+        for pattern in filters.get("name", ()):
             found = [each for each in found if any(re.search(pattern, name) for name in each["Names"])]
         return await self._answer(request, found)
 

@@ -288,6 +288,24 @@ def test_what_leads_nowhere_is_no_route_to_another_host(
     assert [line.strip().partition(";")[0] for line in lines if "to other hosts" in line] == shown
 
 
+def test_what_docker_and_its_containers_lack_is_a_finding(calico: Command, tmp_path: Path) -> None:
+    parts = {"docker": PARTS["docker"] | {"findings": ["restart Docker"]}, "unconnected": ["container web"]}
+    with running_process(tmp_path, MemoryDatastore(), parts=parts):
+        lines = calico("status").output.splitlines()
+    assert lines[-2:] == ["findings     restart Docker", "             container web"]
+
+
+def test_pools_beyond_counting_fit_the_screen(calico: Command, tmp_path: Path) -> None:
+    store = MemoryDatastore()
+    pool = new_document(
+        "IPPool", "default-ipv6-ippool", {"cidr": "fd80:24e2:f998:72d6::/64"}, uid="pool", created=CREATED
+    )
+    asyncio.run(_put(store, pool))
+    with running_process(tmp_path, store):
+        lines = calico("status").output.splitlines()
+    assert "pools        default-ipv6-ippool  fd80:24e2:f998:72d6::/64  0 in use" in lines
+
+
 def test_a_process_that_an_upgrade_has_yet_to_restart_is_shown(
     calico: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from calico_libnetwork.docker.containers import Container, ContainerTable
 from calico_libnetwork.docker.daemon import Daemon
 from calico_libnetwork.docker.identity import Identities
 from calico_libnetwork.docker.scope import AnnouncedScope, kind_of
+from calico_libnetwork.docker.unconnected import unconnected
 from calico_libnetwork.docker.watcher import DockerNames, Watcher
 from calico_libnetwork.errors import DockerUnavailable
 from tests.unit.fake_dockerd import FakeDockerd
@@ -146,6 +148,38 @@ async def test_a_listener_attached_late_is_told_at_once(tmp_path: Path) -> None:
         late = Told(networks={NET})
         await it.watcher.attach(late)
         assert (late.gone, late.listed) == ([{NET}], 1)
+
+
+async def test_a_container_that_runs_without_its_network_is_told_until_it_has_one(tmp_path: Path) -> None:
+    async with watching(tmp_path) as it:
+        it.dockerd.add_network(NET, "net1")
+        it.dockerd.emit("network", "create", NET, name="net1", type="calico")
+        listed: list[tuple[str, dict[str, Any]]] = [("net1", {}), ("net1", {"net1": {}}), ("none", {})]
+        for number, (mode, networks) in enumerate(listed):
+            identity, name = f"{number}" * 64, f"web{number}"
+            it.dockerd.add_container(identity, name)
+            it.dockerd.containers[identity] |= {
+                "State": "running",
+                "HostConfig": {"NetworkMode": mode},
+                "NetworkSettings": {"Networks": networks},
+            }
+            it.dockerd.emit("container", "create", identity, name=name, image="busybox")
+            if networks:
+                it.dockerd.emit("network", "connect", NET, name="net1", container=identity)
+            it.dockerd.emit("container", "start", identity, name=name, image="busybox")
+        finding = "container web0 was started on network net1 and is on none now: docker network connect net1 web0"
+        await it.until(lambda: [text.startswith(finding) for text in unconnected(it.table, {NET})] == [True])
+        assert unconnected(it.table, set()) == []
+        assert it.dockerd.requests.count("/v1.51/containers/json") == 3  # one was connected as it started
+        it.dockerd.emit("network", "connect", NET, name="net1", container="0" * 64)
+        await it.until(lambda: unconnected(it.table, {NET}) == [])
+        it.dockerd.emit("container", "die", "0" * 64, name="web0")
+        it.dockerd.emit("container", "start", "0" * 64, name="web0")
+        await it.until(lambda: len(unconnected(it.table, {NET})) == 1)
+    async with watching(tmp_path, it.dockerd) as it:
+        await it.until(lambda: len(unconnected(it.table, {NET})) == 1)
+        it.dockerd.emit("container", "die", "0" * 64, name="web0")
+        await it.until(lambda: unconnected(it.table, {NET}) == [])
 
 
 async def test_the_table_survives_a_restart_without_docker(tmp_path: Path) -> None:
@@ -318,7 +352,13 @@ async def test_entering_swarm_mode_is_noticed(tmp_path: Path) -> None:
         assert await it.scope.scope(host_header="") == "global"
         it.dockerd.swarm = "active"
         it.dockerd.emit("network", "create", NET, name="ingress", type="overlay")
-        await it.until(lambda: it.scope._kind is not None and it.scope._kind.swarm)
+        finding = "Docker took the Calico driver's scope as global, and needs local now: restart Docker"
+        await it.until(lambda: it.scope.findings == [finding])
+        restarted = AnnouncedScope("auto", tmp_path / "docker.json")
+        assert restarted.findings == [finding]
+        assert AnnouncedScope("global", tmp_path / "docker.json").findings == []
+        assert await restarted.scope(host_header="") == "local"
+        assert restarted.findings == AnnouncedScope("auto", tmp_path / "docker.json").findings == []
 
 
 def write(path: Path, content: bytes) -> None:

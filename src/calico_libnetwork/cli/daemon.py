@@ -40,6 +40,7 @@ from calico_libnetwork.docker.metrics import CallMetrics
 from calico_libnetwork.docker.network_driver import EndpointParts
 from calico_libnetwork.docker.plugin import Plugin
 from calico_libnetwork.docker.settings import DockerSettings
+from calico_libnetwork.docker.unconnected import unconnected
 from calico_libnetwork.docker.watcher import Watcher
 from calico_libnetwork.errors import DatastoreUnavailable
 from calico_libnetwork.health import Health, Report
@@ -94,6 +95,7 @@ class Daemon:
         )
         self._veths = VethPairs(self._kernel)
         self._docker = daemon.Daemon(settings.docker_host)
+        self._announced = announced
         self._containers = ContainerTable()
         self._watcher = Watcher(self._docker, self._containers, announced, config.state_directory / CONTAINERS_FILE)
         self._plugin_only = plugin_only
@@ -138,11 +140,18 @@ class Daemon:
         """Of ``/status``."""
         self._health.add_part("datastore", lambda: _describe(cache))
         self._health.add_part("unreadable", cache.unreadable.sentences)
-        self._health.add_part("docker", lambda: {"where": self._config.docker_host, "answers": self._docker.serving})
+        self._health.add_part("docker", self._describe_docker)
         self._health.add_part("dataplane", lambda: "Felix" if dataplane.passive else "built-in")
         self._health.add_part("agent", agent.status)
         self._health.add_part("obstacles", dataplane.obstacles)
         self._health.add_part("routing", lambda: describe.describe(self._router.desired(), self._bird))
+
+    def _describe_docker(self) -> dict[str, Any]:
+        return {
+            "where": self._config.docker_host,
+            "answers": self._docker.serving,
+            "findings": self._announced.findings,
+        }
 
     async def _work(self, stop: asyncio.Event, works: Mapping[str, Work]) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -231,6 +240,7 @@ class Daemon:
         )
         self._plugin.attach(built.drivers)
         self._health.add_part("unrecorded", lambda: built.recording.findings)
+        self._health.add_part("unconnected", lambda: unconnected(self._containers, built.parts.networks.own()))
         _log.info("ready", datastore=datastore.description)
         await self._watcher.attach(built.listener)
         works = {

@@ -16,7 +16,7 @@ import click
 import msgspec
 
 from calico_libnetwork.cli.session import SOCKET, Session, pass_session
-from calico_libnetwork.cli.tables import counted, share, size
+from calico_libnetwork.cli.tables import counted, share
 from calico_libnetwork.docker.labels import CONTAINER_NAME
 from calico_libnetwork.docker.networks import PREFIX as NETWORKS
 from calico_libnetwork.docker.networks import NetworkRecord
@@ -31,6 +31,7 @@ from calico_libnetwork.model.resources import WorkloadEndpoint
 
 _DEADLINE = 10.0
 _LINES = 8  # of one subject; more are counted
+_COUNTABLE = 1 << 32
 _ENDPOINTS = KINDS["WorkloadEndpoint"].prefix
 
 
@@ -146,10 +147,15 @@ def _screen(
     yield from _part("refused", answer["agent"]["failures"])
     yield from _part("obstacles", answer["obstacles"])
     yield from _part("unreadable", answer.get("unreadable", ()))  # not of a process that an upgrade has yet to restart
-    shared = answer.get("cluster networks", {})
-    yield from _part(
-        "findings", [*answer["agent"]["findings"], *answer.get("unrecorded", ()), *shared.get("problems", ())]
-    )
+    yield from _part("findings", [*_findings(answer)])
+
+
+def _findings(answer: Mapping[str, Any]) -> Iterator[str]:
+    yield from answer["agent"]["findings"]
+    yield from answer["docker"].get("findings", ())
+    for part in ("unrecorded", "unconnected"):
+        yield from answer.get(part, ())
+    yield from answer.get("cluster networks", {}).get("problems", ())
 
 
 def _head(answer: Mapping[str, Any]) -> Iterator[str]:
@@ -182,7 +188,9 @@ def _routing(answer: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _pool(pool: Usage) -> str:
-    return f"{pool.name}  {pool.network}  {share(pool.in_use, pool.capacity)} of {size(pool.capacity)} in use"
+    if pool.capacity > _COUNTABLE:
+        return f"{pool.name}  {pool.network}  {pool.in_use} in use"
+    return f"{pool.name}  {pool.network}  {share(pool.in_use, pool.capacity)} of {pool.capacity} in use"
 
 
 def _network(network: Network) -> str:

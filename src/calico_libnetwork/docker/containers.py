@@ -17,12 +17,16 @@ COMPOSE_SERVICE = "com.docker.compose.service"
 
 
 class Container(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """``name`` has no slash. A label called ``name`` or ``image`` is hidden in an event by Docker's own."""
+    """``name`` has no slash. A label called ``name`` or ``image`` is hidden in an event by Docker's own.
+
+    ``lost_network``: what it was started on, as the user named it, while it runs and is on no network at all.
+    """
 
     id: str
     name: str
     image: str = ""
     labels: dict[str, str] = {}
+    lost_network: str = ""
 
 
 class _Saved(msgspec.Struct, kw_only=True):
@@ -38,6 +42,7 @@ class ContainerTable:
         self._containers: dict[str, Container] = {}
         self._names: dict[str, str] = {}
         self._networks: dict[str, str] = {}
+        self._connected: set[str] = set()  # of those that were seen to start
 
     @property
     def is_empty(self) -> bool:
@@ -53,6 +58,14 @@ class ContainerTable:
 
     def ids(self) -> set[str]:
         return set(self._containers)
+
+    def was_connected(self, container_id: str) -> bool:
+        """Whether an event said so since it began to start."""
+        return container_id in self._connected
+
+    def lost_networks(self) -> list[tuple[str, str]]:
+        """The name of each container that has lost its network, and that network as the user named it."""
+        return sorted((each.name, each.lost_network) for each in self._containers.values() if each.lost_network)
 
     def network_name(self, network_id: str) -> str | None:
         return self._networks.get(network_id)
@@ -71,7 +84,7 @@ class ContainerTable:
 
     def replace(self, containers: Iterable[Container], networks: Mapping[str, str]) -> None:
         """By what Docker lists, which is the truth."""
-        self._containers, self._names, self._networks = {}, {}, dict(networks)
+        self._containers, self._names, self._networks, self._connected = {}, {}, dict(networks), set()
         for container in containers:
             self.put(container)
 
@@ -85,7 +98,14 @@ class ContainerTable:
             case "container", "rename":
                 return self._rename(identity, attributes.get("name", ""))
             case "container", "destroy":
+                self._connected.discard(identity)
                 self.remove(identity)
+            case "container", "die":
+                self._connected.discard(identity)
+                return self._find_network(identity)
+            case "network", "connect":
+                self._connected.add(attributes.get("container", ""))
+                return self._find_network(attributes.get("container", ""))
             case "network", "create":
                 self.put_network(identity, attributes.get("name", ""))
             case "network", "destroy" | "remove":
@@ -112,6 +132,13 @@ class ContainerTable:
         self.put(msgspec.structs.replace(known, name=name.removeprefix("/")))
         return True
 
+    def _find_network(self, container_id: str) -> bool:
+        known = self._containers.get(container_id)
+        if known is None or not known.lost_network:
+            return False
+        self.put(msgspec.structs.replace(known, lost_network=""))
+        return True
+
     def _forget_name(self, container_id: str) -> None:
         known = self._containers.get(container_id)
         if known is not None and self._names.get(known.name) == container_id:
@@ -127,7 +154,14 @@ def of_listing(entry: Mapping[str, Any]) -> Container:
         name=(own or names or [""])[0],
         image=entry.get("Image") or "",
         labels=dict(entry.get("Labels") or {}),
+        lost_network=_lost_network(entry),
     )
+
+
+def _lost_network(entry: Mapping[str, Any]) -> str:
+    if entry.get("State") != "running" or (entry.get("NetworkSettings") or {}).get("Networks"):
+        return ""
+    return (entry.get("HostConfig") or {}).get("NetworkMode") or ""
 
 
 def _of_event(container_id: str, attributes: Mapping[str, str]) -> Container:

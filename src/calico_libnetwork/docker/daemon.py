@@ -38,7 +38,7 @@ START_DEADLINE = 120.0
 """dockerd answers nothing before its last restarted container is up."""
 _BREAK = 5.0
 _NOT_CONNECTED = 900  # aiodocker's own, beside HTTP's
-_EVENTS = ("create", "rename", "destroy", "remove", "prune", "start", "connect", "disconnect")
+_EVENTS = ("create", "rename", "destroy", "remove", "prune", "start", "die", "connect", "disconnect")
 
 
 class Daemon:
@@ -109,6 +109,15 @@ class Daemon:
         async def find(client: Docker) -> list[Container]:
             found = await client.containers.list(all=1)
             return [of_listing(each._container) for each in found]  # noqa: SLF001 - no other way to all its fields
+
+        return await self._list(find)
+
+    async def container(self, container_id: str) -> Container | None:
+        """Raises ``DockerUnavailable``."""
+
+        async def find(client: Docker) -> Container | None:
+            found = await client.containers.list(all=1, filters=json.dumps({"id": [container_id]}))
+            return of_listing(found[0]._container) if found else None  # noqa: SLF001 - no other way to all its fields
 
         return await self._list(find)
 

@@ -50,17 +50,40 @@ def kind_of(info: Mapping[str, Any]) -> DaemonKind:
     )
 
 
-_decoder = msgspec.json.Decoder(DaemonKind)
+class _Saved(DaemonKind, frozen=True, kw_only=True):
+    """``announced`` is what dockerd was last told, "" if nothing."""
+
+    announced: Literal["global", "local", ""] = ""
+
+
+_decoder = msgspec.json.Decoder(_Saved)
 
 
 class AnnouncedScope:
     def __init__(self, configured: Literal["auto", "global", "local"], file: Path) -> None:
         self._configured = configured
         self._file = file
-        self._kind = _load(file)
+        self._kind, self._announced = _load(file)
         self._learnt = asyncio.Event()
 
+    @property
+    def findings(self) -> list[str]:
+        """For people."""
+        kind = self._kind
+        if self._configured != "auto" or kind is None or self._announced in ("", kind.scope):
+            return []
+        was = self._announced
+        return [f"Docker took the Calico driver's scope as {was}, and needs {kind.scope} now: restart Docker"]
+
     async def scope(self, *, host_header: str) -> Scope:
+        """What dockerd is told now."""
+        scope = await self._scope(host_header)
+        if scope != self._announced:
+            self._announced = scope
+            self._save()
+        return scope
+
+    async def _scope(self, host_header: str) -> Scope:
         if self._configured != "auto":
             return self._configured
         if self._kind is None:
@@ -76,23 +99,29 @@ class AnnouncedScope:
         """Blocks on a small file, and only when something is new."""
         if kind == self._kind:
             return
-        if self._configured == "auto" and self._kind is not None and kind.scope != self._kind.scope:
-            _log.warning(
-                "Docker now needs another driver scope, and takes it when it is restarted",
-                before=self._kind.scope,
-                now=kind.scope,
-            )
+        before = self.findings
         self._kind = kind
         self._learnt.set()
+        for finding in self.findings:
+            if finding not in before:
+                _log.warning("scope of the driver", finding=finding)
+        self._save()
+
+    def _save(self) -> None:
+        if self._kind is None:
+            return
+        saved = _Saved(**msgspec.structs.asdict(self._kind), announced=self._announced)
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._file.write_bytes(msgspec.json.encode(kind))
+            self._file.write_bytes(msgspec.json.encode(saved))
         except OSError as error:
             _log.warning("what Docker is cannot be saved", file=str(self._file), reason=error.strerror)
 
 
-def _load(file: Path) -> DaemonKind | None:
+def _load(file: Path) -> tuple[DaemonKind | None, Scope | Literal[""]]:
     try:
-        return _decoder.decode(file.read_bytes())
+        saved = _decoder.decode(file.read_bytes())
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        return None
+        return None, ""
+    kind = DaemonKind(major=saved.major, swarm=saved.swarm, cluster_store=saved.cluster_store)
+    return kind, saved.announced

@@ -131,12 +131,21 @@ class Watcher:
             case "network", "connect" if self._listener is not None:
                 container = (actor.get("Attributes") or {}).get("container", "")
                 await self._listener.container_connected(actor.get("ID") or "", container)
+            case "container", "start" if not self._table.was_connected(actor.get("ID") or ""):
+                await self._look_at(actor.get("ID") or "")
             case "container", "rename" if self._listener is not None:
                 await self._listener.container_renamed()
             case "network", "create" | "destroy" | "remove":
                 await self._learn_kind()  # entering and leaving swarm mode makes and removes networks
         for observer in self._observers:
             observer.docker_event(event)
+
+    async def _look_at(self, container_id: str) -> None:
+        """It started without a word of a network: Docker 29 forgets that of a container whose Join has failed."""
+        container = await self._daemon.container(container_id)
+        if container is not None:
+            self._table.put(container)
+            self._file.save_soon()
 
     def _note_outage(self, reason: str) -> None:
         if self._outage is None:
