@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from calico_libnetwork.datastore.protocol import Put, Transaction
-from calico_libnetwork.docker import messages
+from calico_libnetwork.docker import in_flight, messages
 from calico_libnetwork.docker.reconciler import CONFIRMATION, SETTLING, Reconciler, Suspicion
 from calico_libnetwork.errors import DatastoreUnavailable, DockerUnavailable
 from calico_libnetwork.model import documents
@@ -141,6 +141,23 @@ async def test_a_requested_address_is_not_leaked(host: Host, reconciling: Reconc
     clock.now += CONFIRMATION
     assert await reconciling.round() == []
     assert host.ipam.assignment(ip_address(requested.address.partition("/")[0])) is not None
+
+
+async def test_an_address_that_docker_forgot_is_looked_for_as_soon_as_it_may_have_been(
+    host: Host, reconciling: Reconciler, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Docker tells nobody of it when the container's second address is refused."""
+    requested = await host.drivers.ipam.request_address(messages.RequestAddress(pool_id="CalicoPoolIPv4"))
+    flights = host.assembly.parts.in_flight
+    asked = flights._clock()
+    monkeypatch.setattr(flights, "_clock", lambda: asked + in_flight.PATIENCE - 20)
+    assert await reconciling.round() == []
+    assert 19 < reconciling._pause() < 21
+    monkeypatch.setattr(flights, "_clock", lambda: asked + in_flight.PATIENCE + 1)
+    assert await reconciling.round() == []
+    assert reconciling._pause() <= CONFIRMATION
+    clock.now += CONFIRMATION
+    assert await reconciling.round() == [Suspicion("address", requested.address.partition("/")[0])]
 
 
 async def test_an_address_of_somebody_elses_handle_is_left_alone(

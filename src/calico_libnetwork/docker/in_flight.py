@@ -40,6 +40,12 @@ class InFlight:
         flight = self._flights.get(address)
         return flight is not None and self._clock() - flight.requested < PATIENCE
 
+    def first_landing(self) -> float | None:
+        """Seconds until one of them counts as forgotten; None if there is none."""
+        now = self._clock()
+        left = (PATIENCE - (now - flight.requested) for flight in self._flights.values())
+        return min((seconds for seconds in left if seconds > 0), default=None)
+
     def container_name(self, address: Address) -> str:
         flight = self._flights.get(address)
         return flight.container_name if flight is not None else ""

@@ -183,7 +183,9 @@ class Reconciler:
         if self._departures:
             return SOON
         now = self._clock()
-        due = (since + _lasting(found) - now for found, since in self._since.items())
+        due = [since + _lasting(found) - now for found, since in self._since.items()]
+        if (landing := self._in_flight.first_landing()) is not None:
+            due.append(landing)
         return min([PERIOD, *(seconds for seconds in due if seconds > 0)])
 
     def hurry(self) -> None:
