@@ -54,7 +54,7 @@ def test_settings_reported_by_netlink_are_those_in_the_files(namespace: Namespac
         for key in wanted:
             sysctl.write(key, value)
         reported = parse_settings(_link("cali1"))
-        assert len(reported) == 9  # all but the neighbour table's proxy_delay
+        assert len(reported) == 10  # all but the neighbour table's proxy_delay
         assert reported == {key: sysctl.read(key) for key in reported}
         assert set(reported.values()) == {value}
     wrong = {key for key in reported if wanted[key] != "1"}

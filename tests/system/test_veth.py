@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from calico_libnetwork.errors import AlreadyExists, DataplaneError
 from tests.system.conftest import Namespace, Workloads
 
 SPEC = VethSpec(host_name="cali1234567890a", peer_name="temp1234567890a", peer_mac="02:00:00:00:00:01", mtu=1410)
+_ETHERNET_IPV6, _ICMPV6, _NEIGHBOUR_ADVERTISEMENT = 0x86DD, 58, 136
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ async def test_host_end_has_a_carrier_before_docker_takes_the_other_where_felix_
 async def test_host_end_has_every_setting(namespace: Namespace, veths: VethPairs) -> None:
     await veths.create(SPEC)
     settings = sysctl.workload_settings(SPEC.host_name, ipv6=True)
-    assert len(settings) == 10
+    assert len(settings) == 11
     assert settings == {key: sysctl.read(key) for key in settings}
     assert sysctl.read(f"ipv4/conf/{SPEC.host_name}/route_localnet") == "0"
 
@@ -167,6 +169,21 @@ async def test_dying_interfaces_of_an_earlier_process_are_swept(namespace: Names
     await veths.sweep()
     await veths.drain()
     assert interfaces(namespace) == {"lo", "cali2", "t2"}
+
+
+async def test_gateway_announces_itself_when_its_address_is_ready(namespace: Namespace, veths: VethPairs) -> None:
+    """Else a container that asked before has its first packet answered a second later."""
+    veth = await veths.create(SPEC)
+    assert veth.gateway_v6 is not None
+    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETHERNET_IPV6)) as heard:
+        heard.bind((SPEC.peer_name, _ETHERNET_IPV6))
+        heard.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # takes the word that the interface is down
+        namespace.run("ip", "link", "set", SPEC.peer_name, "up")
+        heard.settimeout(5)
+        packet = bytes(64)
+        while (packet[6], packet[40]) != (_ICMPV6, _NEIGHBOUR_ADVERTISEMENT):
+            packet = heard.recv(2048)
+    assert packet[48:64] == veth.gateway_v6.packed
 
 
 @pytest.mark.parametrize("detection", ["off", "on"])

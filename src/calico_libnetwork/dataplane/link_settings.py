@@ -14,7 +14,7 @@ from calico_libnetwork.dataplane.netlink import Message, attributes
 _IFLA_AF_SPEC, _IFLA_INET_CONF, _IFLA_INET6_CONF = 26, 1, 2
 _IFLA_INET6_ADDR_GEN_MODE = 8
 _IPV4 = {"forwarding": 0, "proxy_arp": 2, "rp_filter": 7}
-_IPV6 = {"forwarding": 0, "accept_ra": 3, "proxy_ndp": 22, "disable_ipv6": 26, "accept_dad": 27}
+_IPV6 = {"forwarding": 0, "accept_ra": 3, "proxy_ndp": 22, "disable_ipv6": 26, "accept_dad": 27, "ndisc_notify": 29}
 
 
 def parse_settings(message: Message) -> dict[str, str]:

@@ -58,6 +58,8 @@ def workload_settings(interface: str, *, ipv6: bool, may_spoof: bool = False, si
 
     ``rp_filter`` follows the host's default: the real check of source addresses is a rule in our table. Only where
     addresses of ``siblings`` come in as well, it must not be in the way.
+    With ``ndisc_notify`` the gateway announces itself when the kernel has its address ready: who asked too early, as a
+    container's first packet does on a busy host, asks again only a second later.
     ``route_localnet`` stays 0: with 1 a crafted packet reaches services bound to 127.0.0.0/8 on the host.
     """
     v4, v6 = f"ipv4/conf/{interface}", f"ipv6/conf/{interface}"
@@ -73,6 +75,7 @@ def workload_settings(interface: str, *, ipv6: bool, may_spoof: bool = False, si
         settings[f"{v6}/addr_gen_mode"] = "0"
         if ipv6:
             settings[f"{v6}/disable_ipv6"] = "0"
+            settings[f"{v6}/ndisc_notify"] = "1"
         settings[f"{v6}/proxy_ndp"] = "1"
         settings[f"{v6}/forwarding"] = "1"
     return settings
