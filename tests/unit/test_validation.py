@@ -138,7 +138,8 @@ def test_all_problems_are_listed_at_once() -> None:
         (document("Profile", []), r"Profile\(x\): spec must be a mapping, not a list"),  # type: ignore[arg-type]
         (document("Profile", {"labelsToApply": {"a": [5]}}), "spec.labelsToApply must be a mapping of text to text"),
         (document("Profile", {}, namespace="n"), "metadata.namespace must be left out: a Profile belongs to no namesp"),
-        (document("NetworkSet", {}, namespace="N"), "metadata.namespace must be a lower-case DNS name"),
+        (document("WorkloadEndpoint", {}, namespace="N"), "metadata.namespace must be a lower-case DNS name"),
+        (document("NetworkSet", {}, namespace="a/b"), "metadata.namespace must be without a slash, not 'a/b'"),
         (document("Profile", {}) | {"status": {}}, r"Profile\(x\): status is not a field known here"),
         (document("Tier", {}) | {"status": 5}, "status must be a mapping or a list, not the number 5"),
         (document("Tier", {"order": True}), "spec.order must be a number, not true"),

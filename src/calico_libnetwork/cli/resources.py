@@ -134,6 +134,8 @@ def get(
     wanted: list[tuple[Kind, list[ResourceKey]]]
     if kind is not None:
         found = find_kind(kind)
+        if all_namespaces and not found.namespaced:
+            raise InvalidResource(f"{found.name} resources belong to no namespace: leave out -A")
         wanted = [(found, [_key(found, name, namespace) for name in names])]
     else:
         keys = [_named_key(document, namespace) for document in _documents(sources, recursive=recursive)]

@@ -144,8 +144,7 @@ def _settle_metadata(stored: Document, report: Report) -> None:
         metadata.pop(name, None)
     if KINDS[kind].namespaced:
         metadata["namespace"] = metadata.get("namespace") or DEFAULT_NAMESPACE
-        if not is_resource_name(metadata["namespace"]):
-            report("metadata.namespace", f"must be {formats.NAME_RULE}, not {metadata['namespace']!r}")
+        _check_namespace(kind, metadata["namespace"], report)
     elif metadata.get("namespace"):
         report("metadata.namespace", f"must be left out: a {kind} belongs to no namespace")
     _check_name(kind, stored, report)
@@ -209,6 +208,9 @@ def _check_name(kind: str, stored: Document, report: Report) -> None:
         report("metadata.name", f"must be {formats.NAME_RULE}, not {name!r}" if name else "must be given")
     elif kind in _NAME_RULES and not _NAME_RULES[kind].check(name):
         report("metadata.name", f"must be {_NAME_RULES[kind].allowed}, not {name!r}")
+    tier = spec.get("tier") or "default"
+    if kind in POLICY_KINDS and "." in name and not name.startswith((f"{tier}.", "knp.default.", "ossg.default.")):
+        report("metadata.name", f"must begin with {tier}., the name of the policy's tier, or have no dot, not {name!r}")
     if (kind, name) == ("Profile", DEFAULT_ALLOW_PROFILE):
         report("metadata.name", "is the profile that Calico itself provides: it exists always and never changes")
     if kind in ("ClusterInformation", "IPAMConfiguration", "KubeControllersConfiguration") and name != "default":
@@ -222,6 +224,14 @@ def _check_name(kind: str, stored: Document, report: Report) -> None:
         for field, wanted in (("order", order), ("defaultAction", action)):
             if spec.get(field) != wanted:
                 report(f"spec.{field}", f"must be {wanted} in the tier {name}")
+
+
+def _check_namespace(kind: str, namespace: str, report: Report) -> None:
+    """calicoctl takes any; one with a slash makes a key nobody reads, and an endpoint's is a label as well."""
+    if kind == "WorkloadEndpoint" and not is_resource_name(namespace):
+        report("metadata.namespace", f"must be {formats.NAME_RULE}, not {namespace!r}")
+    elif "/" in namespace:
+        report("metadata.namespace", f"must be without a slash, not {namespace!r}")
 
 
 def _settle_endpoint_name(metadata: Document, spec: Document, report: Report) -> None:

@@ -20,6 +20,7 @@ from calico_libnetwork.model.validation.fields import (
     TextMap,
     words,
     words_in_any_case,
+    words_or_none,
 )
 from calico_libnetwork.model.validation.problems import Report
 
@@ -41,7 +42,7 @@ featureDetectOverride pairs
 featureGates pairs
 ipsetsRefreshInterval duration
 maxIpsetSize number
-iptablesBackend anycase* Auto Legacy NFT
+iptablesBackend word* Auto Legacy NFT
 xdpRefreshInterval duration
 netlinkTimeout duration
 metadataAddr text
@@ -50,17 +51,17 @@ openstackRegion text
 interfacePrefix text
 interfaceExclude text
 chainInsertMode anycase Insert Append
-defaultEndpointToHostAction anycase Drop Accept Return
-iptablesFilterAllowAction anycase Accept Return
-iptablesMangleAllowAction anycase Accept Return
-iptablesFilterDenyAction anycase Drop Reject
+defaultEndpointToHostAction word Drop Accept Return
+iptablesFilterAllowAction word Accept Return
+iptablesMangleAllowAction word Accept Return
+iptablesFilterDenyAction word Drop Reject
 logPrefix text
 logActionRateLimit text
 logActionRateLimitBurst number 0
 logFilePath text
-logSeverityFile anycase Trace Debug Info Warning Error Fatal
-logSeverityScreen anycase Trace Debug Info Warning Error Fatal
-logSeveritySys anycase Trace Debug Info Warning Error Fatal
+logSeverityFile word Trace Debug Info Warning Error Fatal
+logSeverityScreen word Trace Debug Info Warning Error Fatal
+logSeveritySys word Trace Debug Info Warning Error Fatal
 logDebugFilenameRegex expression
 ipipEnabled flag
 ipipMTU number
@@ -128,14 +129,14 @@ genericXDPEnabled flag
 nftablesMode words Disabled Enabled Auto
 nftablesFlowTableOffload words Disabled Enabled All
 nftablesRefreshInterval duration
-nftablesFilterAllowAction anycase Accept Return
-nftablesMangleAllowAction anycase Accept Return
-nftablesFilterDenyAction anycase Drop Reject
+nftablesFilterAllowAction word Accept Return
+nftablesMangleAllowAction word Accept Return
+nftablesFilterDenyAction word Drop Reject
 nftablesMarkMask number 0 4294967295
 bpfEnabled flag
 bpfDisableUnprivileged flag
 bpfJITHardening words Auto Strict
-bpfLogLevel anycase* Off Info Debug
+bpfLogLevel word* Off Info Debug
 bpfConntrackLogLevel words Off Debug
 bpfConntrackMode words Auto Userspace BPFProgram
 bpfConntrackTimeouts timeouts
@@ -146,7 +147,7 @@ bpfL3IfacePattern expression
 bpfConnectTimeLoadBalancingEnabled flag
 bpfConnectTimeLoadBalancing words TCP Enabled Disabled
 bpfHostNetworkedNATWithoutCTLB words Enabled Disabled
-bpfExternalServiceMode anycase Tunnel DSR
+bpfExternalServiceMode word Tunnel DSR
 bpfDSROptoutCIDRs networks
 bpfExtToServiceConnmark number 0 4294967295
 bpfKubeProxyIptablesCleanupEnabled flag
@@ -199,8 +200,8 @@ wireguardMTUV6 number
 wireguardHostEncryptionEnabled flag
 wireguardKeepAlive duration
 awsSrcDstCheck words DoNothing Enable Disable
-serviceLoopPrevention anycase Drop Reject Disabled
-workloadSourceSpoofing anycase Disabled Any
+serviceLoopPrevention word Drop Reject Disabled
+workloadSourceSpoofing word Disabled Any
 mtuIfacePattern expression
 floatingIPs words Enabled Disabled
 windowsManageFirewallRules words Enabled Disabled
@@ -276,8 +277,9 @@ _TYPES: dict[str, Callable[[list[str]], tuple[Any, bool]]] = {
     "text*": _kept(Text()),
     "duration": _kept(_DURATION),
     "words": lambda values: (words(*values), True),
+    "word": lambda values: (words_or_none(*values), False),
+    "word*": lambda values: (words_or_none(*values), True),
     "anycase": lambda values: (words_in_any_case(*values), False),
-    "anycase*": lambda values: (words_in_any_case(*values), True),
     "expression": _dropped(formats.REGULAR_EXPRESSION),
     "pairs": _dropped(_PAIRS),
     "address4": _dropped(formats.ADDRESS_4),

@@ -156,6 +156,10 @@ def words(*values: str) -> Text:
     return Text(one_of(values), values.__contains__)
 
 
+def words_or_none(*values: str) -> Text:
+    return Text(one_of(values), {*values, ""}.__contains__)
+
+
 def words_in_any_case(*values: str) -> Text:
     lowered = {value.lower() for value in values} | {""}
     return Text(one_of(values), lambda text: text.lower() in lowered)

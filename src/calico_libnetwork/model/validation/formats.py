@@ -89,6 +89,7 @@ NETWORK = _network_text(None, strict=True)
 NETWORK_4 = _network_text(4, strict=True)
 NETWORK_6 = _network_text(6, strict=True)
 CIDR = _network_text(None, strict=False)
+CIDR_OR_NOTHING = Text(CIDR.allowed, lambda text: not text or CIDR.check(text))
 CIDR_4 = _network_text(4, strict=False)
 CIDR_6 = _network_text(6, strict=False)
 RULE_NETWORK = Text(

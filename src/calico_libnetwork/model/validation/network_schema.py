@@ -129,8 +129,8 @@ NODE = Object(
         "addresses",
         ListOf(
             Object(
-                Field("address", formats.CIDR, kept=True),
-                Field("type", words("CalicoNodeIP", "InternalIP", "ExternalIP")),
+                Field("address", Text(), kept=True),
+                Field("type", Text()),
             )
         ),
     ),

@@ -255,4 +255,4 @@ STAGED_KUBERNETES_NETWORK_POLICY = Object(
     Field("policyTypes", ListOf(words("Ingress", "Egress"))),
 )
 TIER = Object(Field("order", Number(), kept=True), Field("defaultAction", words("Pass", "Deny"), default="Deny"))
-NETWORK_SET = Object(Field("nets", ListOf(formats.CIDR)))
+NETWORK_SET = Object(Field("nets", ListOf(formats.CIDR_OR_NOTHING)))
