@@ -21,6 +21,19 @@ YES, NO = [True] * 4, [False] * 4
 _SERVER = (
     "import socket, time; s = socket.create_server(('0.0.0.0', 8085)); print('ready', flush=True); time.sleep(900)"
 )
+_SENDER = """
+import contextlib, socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+    sender.settimeout(0.1)
+    sender.connect((sys.argv[1], 5353))
+    print("sending", flush=True)
+    while True:
+        with contextlib.suppress(TimeoutError, ConnectionRefusedError):
+            sender.send(b"?")
+            if sender.recv(16) == b"?":
+                break
+print("answered", flush=True)
+"""
 _ADMITTED = """
 apiVersion: projectcalico.org/v3
 kind: GlobalNetworkPolicy
@@ -106,8 +119,15 @@ def test_a_published_port_leads_to_the_container_as_policy_allows_while_it_runs(
         assert answers(host, "host") == YES
     host.docker("stop", "web")
     assert answers(host, "host") == NO
+    log = host.machine.directory / "sender.log"
+    log.unlink(missing_ok=True)
+    sender = host.machine.start(sys.executable, "-c", _SENDER, host.address, log=log)
+    wait_for("datagrams to be on their way", lambda: log.exists() and "sending" in log.read_text())
     host.docker("start", "web")
     assert answers(host, "host", ["tcp 8080"]) == [True, True]
+    with serving_udp(host, "web"):
+        wait_for("the sender of before to be answered", lambda: "answered" in log.read_text(), seconds=5)
+    assert sender.entered.wait(5) == 0
     host.docker("rm", "--force", "web")
     assert answers(host, "host") == NO
 

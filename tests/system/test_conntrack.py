@@ -76,6 +76,34 @@ async def test_address_without_flows_is_a_no_op(
     assert flows() == set(PAIRS)
 
 
+async def test_untranslated_datagrams_to_a_port_are_forgotten_and_no_other_flow(
+    namespace: Namespace, conntrack: Conntrack
+) -> None:
+    translate = "table inet t {\n chain o {\n type nat hook output priority -100;\n"
+    translate += f" ct state new\n udp dport 9 ip daddr {ADDRESSES[1]} dnat to {ADDRESSES[2]}:8\n }}\n}}\n"
+    namespace.run("nft", "-f", "-", stdin=translate)
+    namespace.run("ip", "link", "set", "lo", "up")
+    for address in ADDRESSES[:3]:
+        namespace.run("ip", "addr", "add", address, "dev", "lo")
+    for target in ((ADDRESSES[0], 9), (ADDRESSES[0], 10), (ADDRESSES[1], 9), ("::1", 9), ("::1", 10)):
+        family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"x", target)
+
+    def left() -> set[tuple[str, str]]:
+        found: set[tuple[str, str]] = set()
+        for family in ("ipv4", "ipv6"):
+            lines = namespace.run("conntrack", "-L", "-f", family, "-p", "udp").splitlines()
+            found |= {re.findall(r"dst=(\S+) .*?dport=(\d+)", line)[0] for line in lines}
+        return found
+
+    others = {(ADDRESSES[0], "10"), (ADDRESSES[1], "9"), ("::1", "10")}
+    assert left() == {*others, (ADDRESSES[0], "9"), ("::1", "9")}
+    await conntrack.forget_datagrams({9})
+    assert left() == others
+    await conntrack.forget_datagrams(set())
+
+
 def test_kernel_that_deletes_by_no_filter_gets_each_flow_by_name(
     namespace: Namespace, flows: Callable[[], set[tuple[str, str]]]
 ) -> None:

@@ -131,3 +131,12 @@ def test_an_endpoint_written_again_with_the_same_ports_changes_nothing() -> None
     host.put(1, port(8080), profiles=["a"], mac="02:00:00:00:00:01")
     host.elements()
     assert host.table.elements.in_sync
+
+
+def test_ports_of_datagrams_are_told_once_each_time_they_lead_elsewhere() -> None:
+    host = Host()
+    assert host.ruleset.take_datagram_ports() == frozenset()
+    host.put(1, port(8080), port(5353, 53, protocol="UDP"))
+    host.elements()
+    assert host.ruleset.take_datagram_ports() == {5353}
+    assert host.ruleset.take_datagram_ports() == frozenset()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -47,6 +47,7 @@ class Host:
         self._nft = Nft()
         self._nft_monitor = NftMonitor(self._nft, self._on_nft)
         self._netfilter = Kernel(NETFILTER_PROTOCOL, name="conntrack")
+        self._conntrack = Conntrack(self._netfilter)
         self._writers = [TableWriter(self._nft, table) for table in (self.filter, self.arp)]
         self._firewall = DockerFirewall(self._nft, accept_mark=accept_mark)
         self._firewall_stale = True
@@ -58,7 +59,7 @@ class Host:
             links=self.links,
             routes=self._routes,
             neighbours=self._neighbours,
-            conntrack=Conntrack(self._netfilter),
+            conntrack=self._conntrack,
         )
         self._cluster_routes: dict[RouteKey, Route] = {}
         self._wanted_routes: Mapping[IPNetwork, Route] | None = None
@@ -110,6 +111,14 @@ class Host:
             self._apply_tables(), self.workloads.apply(), self._apply_firewall()
         )
         return [*tables, *workloads, *firewall]
+
+    async def forget_datagrams(self, ports: Collection[int]) -> list[Failure]:
+        """What came to these ports of the host before they were a container's."""
+        try:
+            await self._conntrack.forget_datagrams(ports)
+        except DataplaneError as error:
+            return [Failure("", f"connections to ports that are published now cannot be forgotten: {error}")]
+        return []
 
     async def obstacles(self, *, felix: bool) -> list[str]:
         """Firewalls of others that may drop what policy accepts, each with what opens them; ``felix`` works here."""

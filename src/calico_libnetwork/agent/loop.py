@@ -161,6 +161,8 @@ class Agent:
             self._on_routing(routing)
         self._metrics.apply_time.observe(time.perf_counter() - started)
         self._tell_programmed(tables_written=self.host.filter.in_sync and self.host.arp.in_sync)
+        if self.host.filter.in_sync:
+            failures += await self.host.forget_datagrams(self._ruleset.take_datagram_ports())
         self._tell_failures(failures)
         self._tell_findings([*map(_finding, self._ruleset.findings), *map(_routing_finding, routing.findings)])
 

@@ -1,5 +1,7 @@
 """Forgetting the connections of an address that changed hands: a new owner must not inherit what was established.
 
+And those of datagrams to a port of the host that has become a container's: they would keep it from getting any.
+
 A request without a tuple would empty the whole table; none is ever made here.
 """
 
@@ -8,7 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from calico_libnetwork.dataplane.kernel import Kernel
 from calico_libnetwork.dataplane.netlink import Message, Request, Socket, attribute, attributes, nested, u32
@@ -18,8 +20,9 @@ from calico_libnetwork.errors import KernelRefused
 _GET, _DELETE, _STATISTICS = 1 << 8 | 1, 1 << 8 | 2, 1 << 8 | 5
 _ENTRIES = 1
 _TUPLE_ORIGINAL, _TUPLE_REPLY, _ZONE, _FILTER = 1, 2, 18, 25
-_TUPLE_IP = 1
+_TUPLE_IP, _TUPLE_PROTOCOL = 1, 2
 _IPV4_SOURCE, _IPV6_SOURCE = 1, 3
+_PROTOCOL_NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
 _FILTER_ORIGINAL_FLAGS, _FILTER_REPLY_FLAGS = 1, 2
 _FILTER_SOURCE_ADDRESS = 1
 _DIRECTIONS = (_TUPLE_ORIGINAL, _TUPLE_REPLY)
@@ -35,6 +38,11 @@ class Conntrack:
     async def forget(self, addresses: Iterable[IPAddress]) -> None:
         """Deletes the flows from these addresses and, by their replies' source, those to them."""
         await self._kernel.run(_forget, tuple(addresses))
+
+    async def forget_datagrams(self, ports: Collection[int]) -> None:
+        """Deletes the UDP flows to these ports that go where they were sent, by no translation."""
+        if ports:
+            await self._kernel.run(_forget_datagrams, frozenset(ports))
 
 
 def _forget(kernel: Socket, addresses: tuple[IPAddress, ...]) -> None:
@@ -70,6 +78,35 @@ def _delete_listed(kernel: Socket, addresses: Collection[IPAddress]) -> None:
         flows = kernel.dump(_GET, struct.pack("=BBH", family, 0, 0))
         candidates = (flow for flow in flows if any(packed in flow.body for packed in wanted))
         requests += [_deletion(flow) for flow in candidates if not _sources(flow).isdisjoint(wanted)]
+    _delete_each(kernel, requests)
+
+
+def _forget_datagrams(kernel: Socket, ports: Collection[int]) -> None:
+    flows = [
+        flow
+        for family in (socket.AF_INET, socket.AF_INET6)
+        for flow in kernel.dump(_GET, struct.pack("=BBH", family, 0, 0))
+    ]
+    _delete_each(kernel, [_deletion(flow) for flow in flows if _untranslated_datagrams(flow, ports)])
+
+
+def _untranslated_datagrams(flow: Message, ports: Collection[int]) -> bool:
+    attrs = attributes(flow.body, 4)
+    there, back = (attributes(attrs[direction]) for direction in _DIRECTIONS)
+    if attributes(there[_TUPLE_PROTOCOL])[_PROTOCOL_NUMBER] != bytes([socket.IPPROTO_UDP]):
+        return False
+    source, destination = _ends(there)
+    return int.from_bytes(destination[1], "big") in ports and _ends(back) == (destination, source)
+
+
+def _ends(of: Mapping[int, bytes]) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
+    """Address and port of source and destination."""
+    addresses, protocol = attributes(of[_TUPLE_IP]), attributes(of[_TUPLE_PROTOCOL])
+    source = _IPV4_SOURCE if _IPV4_SOURCE in addresses else _IPV6_SOURCE
+    return (addresses[source], protocol[_SOURCE_PORT]), (addresses[source + 1], protocol[_DESTINATION_PORT])
+
+
+def _delete_each(kernel: Socket, requests: Sequence[Request]) -> None:
     for answer in kernel.exchange(requests):
         if answer.error is not None and answer.error.errno != errno.ENOENT:
             raise KernelRefused(f"a connection cannot be deleted: {answer.error}", answer.error.errno)

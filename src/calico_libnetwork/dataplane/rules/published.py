@@ -35,6 +35,7 @@ class Published:
     _endpoints: dict[str, LocalEndpoint] = field(default_factory=dict)
     _claims: dict[_Element, dict[str, _Claim]] = field(default_factory=dict)
     _contested: set[_Element] = field(default_factory=set)
+    _datagram_ports: set[int] = field(default_factory=set)
 
     def put(self, interface: str, endpoint: LocalEndpoint) -> None:
         self.remove(interface)
@@ -44,6 +45,7 @@ class Published:
         for element, claim in _claims(endpoint):
             self._claims.setdefault(element, {})[interface] = claim
             self._settle(element)
+        self._datagram_ports |= {port.host_port for port in endpoint.published if port.protocol == "udp"}
 
     def remove(self, interface: str) -> None:
         endpoint = self._endpoints.pop(interface, None)
@@ -52,6 +54,11 @@ class Published:
         for element, _ in _claims(endpoint):
             self._claims[element].pop(interface, None)
             self._settle(element)
+
+    def take_datagram_ports(self) -> frozenset[int]:
+        ports = frozenset(self._datagram_ports)
+        self._datagram_ports.clear()
+        return ports
 
     def findings(self) -> Iterator[Finding]:
         for element in self._contested:

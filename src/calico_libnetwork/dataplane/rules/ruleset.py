@@ -91,6 +91,10 @@ class Ruleset:
         """Whether the container of that interface has another one."""
         return self._content is not None and self._content.bindings.siblings.have(interface)
 
+    def take_datagram_ports(self) -> frozenset[int]:
+        """Ports of the host that lead elsewhere since the last time this was asked, as far as they take datagrams."""
+        return self._content.bindings.published.take_datagram_ports() if self._content is not None else frozenset()
+
 
 class _Content:
     """Everything known, and the tables it is written to."""
