@@ -134,7 +134,7 @@ class Explainer:
         action = options.endpoint_to_host
         reason = f"{flow.destination} is the workload's own host, and defaultEndpointToHostAction is {action.title()}"
         if flow.protocol in PORT_PROTOCOLS:
-            reason += " (where Docker publishes the port, ask with the address and port of its container instead)"
+            reason += " (where the port is published, ask with the address and port of its container instead)"
         step = Step("", None, None, "deny" if action == "drop" else "allow", reason)
         steps = (*judgement.steps, step)
         return Judgement("egress", endpoint, node, allowed=action != "drop", steps=steps, others=judgement.others)
