@@ -130,6 +130,23 @@ async def test_addresses_of_workloads_coming_all_the_time_delay_no_listing(
     await busy
 
 
+async def test_interfaces_that_stay_are_listed_while_others_come(
+    namespace: Namespace, kernel: Kernel, seen: Seen
+) -> None:
+    pairs = [f"link add cali{number} type veth peer name temp{number}\n" for number in range(200)]
+    namespace.run("ip", "-batch", "-", stdin="".join(pairs))
+    stay = {"lo", *(f"{prefix}{number}" for prefix in ("cali", "temp") for number in range(200))}
+    churn = "".join(f"link add other{number} type vxlan id {number} dstport 4789\n" for number in range(500))
+    busy = asyncio.create_task(asyncio.to_thread(namespace.run, "ip", "-batch", "-", stdin=churn))
+    listings = 0
+    while not busy.done():
+        async with Links(kernel, seen) as links:
+            assert stay <= links.by_name.keys()
+        listings += 1
+    await busy
+    assert listings
+
+
 async def test_lost_notifications_cost_one_new_listing(namespace: Namespace, kernel: Kernel, seen: Seen) -> None:
     """A buffer this small overflows after a few messages."""
     async with Links(kernel, seen, receive_bytes=2048) as links:

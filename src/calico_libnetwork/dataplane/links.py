@@ -228,7 +228,8 @@ def _is_workload(name: str) -> bool:
 
 
 def _list_links(kernel: Socket) -> tuple[list[LinkInfo], set[AddressInfo]]:
-    links = [rtnetlink.parse_link(message) for message in kernel.dump(*rtnetlink.LIST_LINKS)]
+    listed = map(rtnetlink.parse_link, kernel.dump(*rtnetlink.LIST_LINKS))
+    links = [*{link.index: link for link in listed}.values()]
     return links, {address for link in links if not _is_workload(link.name) for address in _addresses(kernel, link)}
 
 

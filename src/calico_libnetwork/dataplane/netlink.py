@@ -40,7 +40,7 @@ _ATTRIBUTE_KIND = 0x3FFF  # without the flags "nested" and "network byte order"
 _BATCH_REQUESTS, _BATCH_BYTES = 128, 65536
 _RECEIVE_BYTES = 32768  # what the kernel fills at most in one datagram
 _SEND_OVERHEAD = 32  # of the send buffer, which must hold a datagram as a whole
-_DUMP_ATTEMPTS = 8
+_DUMP_ATTEMPTS = 3
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -133,11 +133,18 @@ class Socket:
                 raise answer.error
 
     def dump(self, kind: int, body: bytes) -> list[Message]:
+        """Of a table that keeps changing, what several listings told, one after the other.
+
+        Each message was true when it was made, so the latest of one thing counts. What a listing lacks may have been
+        passed over for what changed before it; that happens hardly to the same thing in all of them.
+        """
+        told: list[Message] = []
         for _ in range(_DUMP_ATTEMPTS):
-            messages = self._dump_once(kind, body)
-            if messages is not None:
+            messages, whole = self._dump_once(kind, body)
+            if whole:
                 return messages
-        raise KernelRefused("the table kept changing while the kernel was listing it", errno.EINTR)
+            told += messages
+        return told
 
     def transact(self, requests: Sequence[Request]) -> dict[int, KernelRefused]:
         """Of netfilter: all of the requests, or none and why, by the position of those refused.
@@ -205,8 +212,8 @@ class Socket:
                     answers[position].messages.append(Message(kind, body, port))
         return answers
 
-    def _dump_once(self, kind: int, body: bytes) -> list[Message] | None:
-        """None: the table changed meanwhile and the listing may have gaps."""
+    def _dump_once(self, kind: int, body: bytes) -> tuple[list[Message], bool]:
+        """With whether the listing is whole; it may have gaps if the table changed meanwhile."""
         self._sequence += 1
         self._socket.send(_HEADER.pack(16 + len(body), kind, REQUEST | DUMP, self._sequence, 0) + body)
         messages: list[Message] = []
@@ -220,7 +227,7 @@ class Socket:
                     error = _refusal(message, flags, ends_dump=message_kind == _DONE)
                     if error is not None:
                         raise error
-                    return None if interrupted else messages
+                    return messages, not interrupted
                 messages.append(Message(message_kind, message, port))
 
 

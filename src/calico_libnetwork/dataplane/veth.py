@@ -243,7 +243,7 @@ def _dying_name() -> bytes:
 
 def _find_dying(kernel: Socket) -> list[int]:
     links = [rtnetlink.parse_link(message) for message in kernel.dump(*rtnetlink.LIST_LINKS)]
-    return [link.index for link in links if link.kind == "veth" and link.name.startswith(DYING_PREFIX)]
+    return [*{link.index for link in links if link.kind == "veth" and link.name.startswith(DYING_PREFIX)}]
 
 
 def _delete_all(kernel: Socket, indices: list[int]) -> None:
