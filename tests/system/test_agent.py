@@ -169,8 +169,10 @@ async def test_an_endpoint_is_not_programmed_before_its_interface_is_there(
     await store.commit(Transaction([], [operation]))
     async with running(store, kernel, tmp_path) as now:
         assert not await now.dataplane.wait(key, 0.3)
+        assert now.report.detail.startswith("0 endpoints in force, 1 not: ")
         await veth(kernel, 1)
         assert await now.dataplane.wait(key, 5)
+        await eventually(lambda: now.report.detail == "1 endpoints in force")
 
 
 async def test_a_restart_changes_nothing_that_is_right_and_removes_what_is_gone(

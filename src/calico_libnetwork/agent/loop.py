@@ -197,7 +197,12 @@ class Agent:
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self._wake.set)
             self._report.say(f"{len(failures)} kernel changes refused", ready=False)
         else:
-            self._report.say(f"{len(self._keys)} endpoints in force", ready=True)
+            self._report.say(self._in_force(), ready=True)
+
+    def _in_force(self) -> str:
+        others = len(self._keys) - len(self._programmed)
+        but = f", {others} not: without their interface, or with another's address" if others else ""
+        return f"{len(self._programmed)} endpoints in force{but}"
 
     def _tell_findings(self, found: Sequence[Shortcoming]) -> None:
         current = frozenset(found)
