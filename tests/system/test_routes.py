@@ -36,10 +36,8 @@ class Host:
         self.neighbours = Neighbours(self.kernel, self.links)
 
     def _on_change(self, changes: LinkChanges) -> None:
-        self.routes.interfaces_lost(changes.lost_routes)
-        self.neighbours.interfaces_lost(changes.lost_routes)
-        self.routes.stale |= changes.routes
-        self.neighbours.stale |= changes.neighbours
+        self.routes.links_changed(changes)
+        self.neighbours.links_changed(changes)
         self.changed.set()
 
     async def change(self) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from calico_libnetwork.dataplane import rtnetlink
 from calico_libnetwork.dataplane.delta import Delta
 from calico_libnetwork.dataplane.kernel import Failure, Kernel
-from calico_libnetwork.dataplane.links import Links
+from calico_libnetwork.dataplane.links import LinkChanges, Links
 from calico_libnetwork.dataplane.netlink import Answer, Socket
 from calico_libnetwork.dataplane.rtnetlink import IPAddress, NeighbourInfo
 from calico_libnetwork.model.names import INTERFACE_PREFIX
@@ -54,12 +54,15 @@ class Neighbours:
     def programmed(self, key: NeighbourKey) -> bool:
         return key in self._delta.desired and self._delta.actual.get(key) == self._delta.desired[key]
 
-    def interfaces_changed(self, interfaces: Collection[str]) -> None:
-        """What waits for one of these is to be tried again."""
-        for interface in interfaces:
+    def links_changed(self, changes: LinkChanges) -> None:
+        """To be called with what ``Links`` reports."""
+        for interface in changes.interfaces:
             self._delta.resume(interface)
+        if changes.lost_routes:
+            self._forget_behind(changes.lost_routes)
+        self.stale |= changes.neighbours
 
-    def interfaces_lost(self, interfaces: Collection[str]) -> None:
+    def _forget_behind(self, interfaces: Collection[str]) -> None:
         for key in [key for key in self._delta.actual if key.interface in interfaces]:
             self._delta.observe_gone(key)
 
@@ -79,7 +82,7 @@ class Neighbours:
             await self.read()
         changes = self._ready()
         if lost := {key.interface for key in self._delta.removals()} - self._links.by_name.keys():
-            self.interfaces_lost(lost)
+            self._forget_behind(lost)
         removals = list(self._delta.removals())
         if not changes and not removals:
             return []

@@ -6,8 +6,8 @@ agent adopts or removes our routes by itself: 3 for an address inside a block of
 advertisement, 80 for what is to be advertised.
 
 A route through an interface that is missing or down waits without being an error; the interface's appearance is
-reported by ``Links``, and ``interfaces_changed`` has the next ``apply`` add it. Setting an interface down makes the
-kernel drop its routes silently, hence ``interfaces_lost``.
+reported by ``Links``, and the next ``apply`` adds it. Setting an interface down makes the kernel drop its routes
+silently, hence ``links_changed``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Literal
 from calico_libnetwork.dataplane import rtnetlink, sysctl
 from calico_libnetwork.dataplane.delta import Delta
 from calico_libnetwork.dataplane.kernel import Failure, Kernel
-from calico_libnetwork.dataplane.links import Links
+from calico_libnetwork.dataplane.links import LinkChanges, Links
 from calico_libnetwork.dataplane.netlink import Answer, Message, Socket
 from calico_libnetwork.dataplane.rtnetlink import (
     PROTOCOL_BOOT,
@@ -100,12 +100,15 @@ class Routes:
     def programmed(self, key: RouteKey) -> bool:
         return key in self._delta.desired and self._delta.actual.get(key) == self._delta.desired[key]
 
-    def interfaces_changed(self, interfaces: Collection[str]) -> None:
-        """What waits for one of these is to be tried again."""
-        for interface in interfaces:
+    def links_changed(self, changes: LinkChanges) -> None:
+        """To be called with what ``Links`` reports."""
+        for interface in changes.interfaces:
             self._delta.resume(interface)
+        if changes.lost_routes:
+            self._forget_behind(changes.lost_routes)
+        self.stale |= changes.routes
 
-    def interfaces_lost(self, interfaces: Collection[str]) -> None:
+    def _forget_behind(self, interfaces: Collection[str]) -> None:
         """The kernel dropped the routes of these, without a word about the IPv4 ones."""
         for key in [key for key in self._delta.actual if key[2] in interfaces]:
             self._delta.observe_gone(key)
@@ -132,7 +135,7 @@ class Routes:
         """Deletes these of the unwanted routes, ahead of ``apply``."""
         if not keys:
             return []
-        self.interfaces_lost({key[2] for key in keys if key[2] and key[2] not in self._links.by_name})
+        self._forget_behind({key[2] for key in keys if key[2] and key[2] not in self._links.by_name})
         routes = [self._delta.actual[key] for key in keys if key in self._delta.actual]
         answers = await self._kernel.run(Socket.exchange, [rtnetlink.delete_route(self._info(r)) for r in routes])
         failures = [self._removed(route, answer) for route, answer in zip(routes, answers, strict=True)]

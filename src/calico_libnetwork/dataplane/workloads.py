@@ -116,13 +116,8 @@ class Workloads:
 
     def links_changed(self, changes: LinkChanges) -> bool:
         """To be called with what ``Links`` reports. Whether the next ``apply`` may have something to do."""
-        self._routes.interfaces_changed(changes.interfaces)
-        self._neighbours.interfaces_changed(changes.interfaces)
-        if changes.lost_routes:
-            self._routes.interfaces_lost(changes.lost_routes)
-            self._neighbours.interfaces_lost(changes.lost_routes)
-        self._routes.stale |= changes.routes
-        self._neighbours.stale |= changes.neighbours
+        self._routes.links_changed(changes)
+        self._neighbours.links_changed(changes)
         ours = (changes.interfaces | changes.settings) & self._by_interface.keys()
         self._to_configure |= ours
         self._unfinished |= {key for interface in ours for key in self._by_interface[interface]}
