@@ -138,13 +138,10 @@ async def test_interfaces_that_stay_are_listed_while_others_come(
     stay = {"lo", *(f"{prefix}{number}" for prefix in ("cali", "temp") for number in range(200))}
     churn = "".join(f"link add other{number} type vxlan id {number} dstport 4789\n" for number in range(500))
     busy = asyncio.create_task(asyncio.to_thread(namespace.run, "ip", "-batch", "-", stdin=churn))
-    listings = 0
     while not busy.done():
         async with Links(kernel, seen) as links:
             assert stay <= links.by_name.keys()
-        listings += 1
     await busy
-    assert listings
 
 
 async def test_lost_notifications_cost_one_new_listing(namespace: Namespace, kernel: Kernel, seen: Seen) -> None:
